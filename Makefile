@@ -1,0 +1,67 @@
+# The commands of this project. `make` alone prints them.
+
+VENV := .venv
+VENV_PYTHON := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+INSTALLED_DEV := $(VENV)/.installed-dev
+
+# The first interpreter that is new enough; name another one with `make install PYTHON=...`.
+IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11; do \
+	if $$candidate -c '$(IS_NEW_ENOUGH)' >/dev/null 2>&1; then echo $$candidate; break; fi; \
+	done)
+
+# More options for pytest or the benchmark: `make test ARGS="-k frontier"`.
+ARGS ?=
+
+PIP_INSTALL := $(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check --requirement
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test bench clean
+
+help: ## Print this list
+	@echo "Usage: make <command>"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## Create .venv with the pinned requirements of the service
+
+run: install ## Run the whole service on its embedded demo; Ctrl-C stops it
+	@exec $(VENV_PYTHON) -m supervisor --demo
+
+test: $(INSTALLED_DEV) ## Run the tests, on a real Kafka and a real MinIO where they can be had
+	@exec $(VENV_PYTHON) -m pytest $(ARGS)
+
+bench: $(INSTALLED_DEV) ## Measure throughput and memory on a real Kafka and a real MinIO
+	@exec $(VENV_PYTHON) -m bench $(ARGS)
+
+clean: ## Remove .venv and every cache inside this checkout
+	rm -rf $(VENV) .pytest_cache .hypothesis .mypy_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The two stamps make a second run of any command start at once: pip is asked again
+# only after the pins changed, or after the environment was removed.
+$(INSTALLED): requirements.txt
+	@if [ -z "$(PYTHON)" ] || ! "$(PYTHON)" -c '$(IS_NEW_ENOUGH)'; then \
+		echo "error: Python 3.11 or newer is needed, and none was found on PATH" \
+			"(python3 is `python3 --version 2>&1 || true`)." >&2; \
+		echo "Install one, or name it: make install PYTHON=/path/to/python3.11" >&2; \
+		exit 1; \
+	fi
+	@if ! { $(VENV_PYTHON) -c '$(IS_NEW_ENOUGH)' && $(VENV_PYTHON) -m pip --version; } \
+		>/dev/null 2>&1; then \
+		echo "Creating $(VENV) with `"$(PYTHON)" --version`" >&2; \
+		"$(PYTHON)" -m venv --clear $(VENV) || { \
+			rm -rf $(VENV); \
+			echo "error: $(PYTHON) could not create $(VENV) (see above); Debian and" \
+				"Ubuntu keep the venv module in a package: apt install python3-venv" >&2; \
+			exit 1; \
+		}; \
+	fi
+	@echo "Installing requirements.txt into $(VENV)" >&2
+	@$(PIP_INSTALL) requirements.txt
+	@touch $@
+
+$(INSTALLED_DEV): requirements-dev.txt $(INSTALLED)
+	@echo "Installing requirements-dev.txt into $(VENV)" >&2
+	@$(PIP_INSTALL) requirements-dev.txt
+	@touch $@
