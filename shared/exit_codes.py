@@ -1,0 +1,52 @@
+"""The exit codes of the service, which are its restart policy.
+
+systemd sees nothing of a stopped service but its code, so each code says by itself whether a
+start without a person's help can do any good.  The unit's RestartPreventExitStatus= names exactly
+the codes whose `restart` is false.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """A process exit code; `restart` says whether systemd should start the service again.
+
+    Each member's own docstring says what happened and what systemd should do.
+    """
+
+    restart: bool
+
+    def __new__(cls, code: int, restart: bool, doc: str) -> ExitCode:
+        """Make a member that equals `code` and carries its policy and its docstring."""
+        member = int.__new__(cls, code)
+        member._value_ = code
+        member.restart = restart
+        member.__doc__ = doc
+        return member
+
+    OK = (0, False, "Clean stop, asked for by a signal. systemd: nothing to do.")
+    INTERNAL = (
+        1,
+        True,
+        "A fault of the service or of its host. systemd: restart; the start recovers by itself.",
+    )
+    UNAVAILABLE = (
+        75,
+        True,
+        "Kafka or the object store did not answer within START_DEADLINE_SECONDS. "
+        "systemd: restart, it may be up by then.",
+    )
+    FENCED = (
+        76,
+        False,
+        "A newer service with the same INSTANCE_ID has started. systemd: do not restart; "
+        "two would fence each other for ever. Stop one, or give them different identities.",
+    )
+    CONFIG = (
+        78,
+        False,
+        "The configuration is wrong; every fault was named on stderr. systemd: do not restart; "
+        "the next start would fail the same way.",
+    )
