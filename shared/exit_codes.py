@@ -1,8 +1,8 @@
 """The exit codes of the service, which are its restart policy.
 
 systemd sees nothing of a stopped service but its code, so each code says by itself whether a
-start without a person's help can do any good.  The unit's RestartPreventExitStatus= names exactly
-the codes whose `restart` is false.
+start without a person's help can do any good.  The unit's RestartPreventExitStatus= names the
+non-zero codes whose `restart` is false.
 """
 
 from __future__ import annotations
