@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import yaml
 
-from shared import errors
+from shared import config, errors
 from shared.config_settings import PROPERTY_PREFIX, SECRET_PAIRS, SETTINGS
 from shared.exit_codes import ExitCode
 
@@ -238,6 +238,24 @@ def test_environment_example_has_as_many_topics_as_the_unit_has_workers(
     assert service["ExecStart"].endswith(f"--workers {len(on['KAFKA_TOPICS'].split(','))}")
 
 
+def test_environment_example_is_a_valid_configuration() -> None:
+    """Copied as it is, on AWS with the machine's own role, the file is accepted."""
+    on, _ = read_environment()
+    assert len(config.load(on).topics) == 8
+
+
+def test_environment_example_lines_are_valid_once_switched_on() -> None:
+    """Who removes the # from a line gets that setting, and no complaint about its value."""
+    on, off = read_environment()
+    # Left out: the two ways of giving one secret, and a file that exists on the real host only.
+    chosen = {name: value for name, value in off.items() if not name.endswith("_FILE") and value}
+    chosen.pop("KAFKA_SSL_CA_LOCATION")
+    secrets = {name: "a-password" for name, _ in SECRET_PAIRS}
+    protocol = {"KAFKA_SECURITY_PROTOCOL": "SASL_SSL"}
+    loaded = config.load({**on, **chosen, **secrets, **protocol})
+    assert loaded.kafka.client_properties()["socket.keepalive.enable"] == "true"
+
+
 # --- the image
 
 
@@ -370,6 +388,10 @@ def test_compose_configures_the_service_with_known_settings(compose: dict[str, A
     assert set(service["environment"]) <= set(DEFAULTS)
     required = {setting.name for setting in SETTINGS if setting.required}
     assert required <= set(service["environment"])
+    config.load({
+        name: re.sub(r"^\$\{\w+:-(.*)\}$", r"\1", value)
+        for name, value in service["environment"].items()
+    })  # fmt: skip
     topics = service["environment"]["KAFKA_TOPICS"]
     assert service["command"] == ["--workers", str(len(topics.split(",")))]
     assert compose["create-topics"]["environment"]["TOPICS"] == topics
