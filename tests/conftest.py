@@ -1,0 +1,191 @@
+"""Fixtures that give a test its real services, and the last word about tests that got none.
+
+A test asks for ``kafka`` or ``minio`` (shared by the session; take your own topics and prefix)
+or for ``own_kafka`` or ``own_minio`` (its alone, to be killed at will). Whatever has to be
+downloaded or built for them is prepared after collection, outside the time limit of any test.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import pytest
+
+from tests.services import KafkaService, MinioService, ServiceProvider, ServiceUnavailable
+
+KAFKA_FIXTURES = frozenset({"kafka", "own_kafka"})
+MINIO_FIXTURES = frozenset({"minio", "own_minio", "lake_prefix"})
+SERVICE_FIXTURES = KAFKA_FIXTURES | MINIO_FIXTURES | {"service_provider"}
+
+REQUIRE_REAL = "REQUIRE_REAL"
+"""Set to 1: a test that could not run for want of a real service fails the session."""
+
+T = TypeVar("T")
+
+TopicNames = Callable[..., list[str]]
+"""``topic_names(count, label="events")`` returns that many new names of topics."""
+
+_provider = pytest.StashKey[ServiceProvider]()
+_not_run = pytest.StashKey[dict[str, list[str]]]()
+"""Why a service could not be had, and the tests that wanted it."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the session's provider, which starts nothing before it is asked."""
+
+    def progress(line: str) -> None:
+        # Past pytest's capturing: a person waits for minutes while something is built.
+        capture = config.pluginmanager.getplugin("capturemanager")
+        with capture.global_and_fixture_disabled():
+            print(f"[services] {line}", file=sys.stderr, flush=True)
+
+    config.stash[_provider] = ServiceProvider(progress)
+    config.stash[_not_run] = {}
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove every service of the session."""
+    config.stash[_provider].close()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by the services they ask for, before ``-m`` selects among them."""
+    for item in items:
+        if SERVICE_FIXTURES.intersection(_fixtures_of(item)):
+            item.add_marker(pytest.mark.real)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Install what the selected tests need, now that no test's clock is running."""
+    if session.config.option.collectonly:
+        return
+    provider = session.config.stash[_provider]
+    asked: set[str] = set()
+    for item in session.items:
+        asked.update(_fixtures_of(item))
+    needs_kafka = "own_kafka" in asked or ("kafka" in asked and not provider.has_given_kafka())
+    wants_minio = "minio" in asked or "lake_prefix" in asked
+    needs_minio = "own_minio" in asked or (wants_minio and not provider.has_given_minio())
+    for is_needed, prepare in (
+        (needs_kafka, provider.prepare_kafka),
+        (needs_minio, provider.prepare_minio),
+    ):
+        if is_needed:
+            try:
+                prepare()
+            except ServiceUnavailable:
+                pass  # Asked again, and then reported, by each test that wants it.
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail the session over tests not run, where real services are required."""
+    is_required = os.environ.get(REQUIRE_REAL) == "1"
+    if is_required and session.config.stash[_not_run]:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Say loudly, and last, which tests did not run and why."""
+    not_run = config.stash[_not_run]
+    if not not_run:
+        return
+    count = sum(len(names) for names in not_run.values())
+    is_required = os.environ.get(REQUIRE_REAL) == "1"
+    colour = {"red": True} if is_required else {"yellow": True}
+    terminalreporter.section(f"{count} TESTS NOT RUN: no real services", bold=True, **colour)
+    for reason, names in not_run.items():
+        terminalreporter.line(reason)
+        for name in names:
+            terminalreporter.line(f"    {name}")
+    terminalreporter.line("")
+    terminalreporter.line(
+        "To run them: start a container engine, or install Java 17+, Maven and Go 1.21+, or set "
+        "TEST_KAFKA_BOOTSTRAP_SERVERS and TEST_S3_ENDPOINT_URL."
+    )
+    if is_required:
+        terminalreporter.line(f"{REQUIRE_REAL}=1 makes this a failure.", red=True)
+
+
+@pytest.fixture(scope="session")
+def service_provider(pytestconfig: pytest.Config) -> ServiceProvider:
+    """Give what starts services, for fixtures of a test's own with another scope."""
+    return pytestconfig.stash[_provider]
+
+
+@pytest.fixture
+def kafka(request: pytest.FixtureRequest, service_provider: ServiceProvider) -> KafkaService:
+    """Give the broker that the session shares; started with the first test that asks."""
+    return _or_skip(request, "Kafka", service_provider.kafka)
+
+
+@pytest.fixture
+def minio(request: pytest.FixtureRequest, service_provider: ServiceProvider) -> MinioService:
+    """Give the store that the session shares; started with the first test that asks."""
+    return _or_skip(request, "MinIO", service_provider.minio)
+
+
+@pytest.fixture
+def own_kafka(
+    request: pytest.FixtureRequest, service_provider: ServiceProvider
+) -> Iterator[KafkaService]:
+    """Give a broker of the test's own, which it may stop, kill and start again."""
+    service = _or_skip(request, "Kafka", service_provider.own_kafka)
+    yield service
+    service.close()
+
+
+@pytest.fixture
+def own_minio(
+    request: pytest.FixtureRequest, service_provider: ServiceProvider
+) -> Iterator[MinioService]:
+    """Give a store of the test's own, which it may stop, kill and start again."""
+    service = _or_skip(request, "MinIO", service_provider.own_minio)
+    yield service
+    service.close()
+
+
+@pytest.fixture
+def topic_names(request: pytest.FixtureRequest) -> TopicNames:
+    """Give a maker of names for topics that no other test has."""
+    base = _unique_name(request.node.name)
+
+    def make(count: int = 1, label: str = "events") -> list[str]:
+        return [f"{base}-{label}-{number}" for number in range(count)]
+
+    return make
+
+
+@pytest.fixture
+def lake_prefix(request: pytest.FixtureRequest) -> str:
+    """Give a prefix in the bucket that no other test has."""
+    return _unique_name(request.node.name)
+
+
+def _unique_name(test_name: str) -> str:
+    """Return a short name, legal for topics and keys, that tells which test made it."""
+    slug = re.sub(r"[^a-z0-9]+", "-", test_name.lower().removeprefix("test_")).strip("-")
+    return f"{slug[:40].strip('-')}-{uuid.uuid4().hex[:8]}"
+
+
+def _fixtures_of(item: pytest.Item) -> set[str]:
+    return set(getattr(item, "fixturenames", ()))
+
+
+def _or_skip(request: pytest.FixtureRequest, what: str, start: Callable[[], T]) -> T:
+    """Return a started service, or skip the test and keep why for the end of the session."""
+    try:
+        return start()
+    except ServiceUnavailable as error:
+        reason = f"No real {what}: {error}."
+        names = request.config.stash[_not_run].setdefault(reason, [])
+        names.append(request.node.nodeid)
+        pytest.skip(reason)

@@ -1,0 +1,1 @@
+"""Tests that need a real Kafka or a real MinIO."""
