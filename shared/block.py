@@ -1,0 +1,222 @@
+"""The shared block: one mapped file through which supervisor, workers and sidecar see each other.
+
+The supervisor makes it (`create`), everybody else maps it by path (`attach`).  No lock, condition
+or queue is in it: a process killed inside one would block the others for ever.  A plain mapped
+file needs no tracker process either, and lies in the runtime folder, where systemd removes it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import zlib
+from pathlib import Path
+
+from shared import layout
+from shared.errors import BlockError
+from shared.layout import (
+    BUCKET_BOUNDS_S, Header, Histogram, Order, Report, pack, topic_offset, unpack,
+)
+from shared.protocol import Ballot, Phase, Vote
+
+_WORD_MAX = (1 << 64) - 1
+
+
+class Block:
+    """A mapped block; make one with `create` or `attach`."""
+
+    def __init__(self, path: Path, mapping: mmap.mmap, topic_count: int) -> None:
+        self.path = path
+        self._mapping = mapping
+        self._bytes = memoryview(mapping)
+        self._words = self._bytes.cast("Q")
+        self.topic_count = topic_count
+        self.cycle_seconds = _HistogramView(
+            self._words, layout.CYCLE_HISTOGRAM_OFFSET // layout.WORD_BYTES)
+        self._about = _Blob(self._bytes, self._words, layout.ABOUT_OFFSET, layout.ABOUT_BYTES)
+
+    @classmethod
+    def create(cls, path: Path, topic_count: int, about: bytes) -> Block:
+        """Make a block of zeros, every page of it reserved; raises `BlockError`."""
+        size = layout.block_bytes(topic_count)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise BlockError(f"cannot make {path}: {error.strerror}") from error
+        try:
+            # Reserving now turns a full file system into this error, not into a SIGBUS later.
+            os.posix_fallocate(descriptor, 0, size)
+            block = cls(path, mmap.mmap(descriptor, size), topic_count)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise BlockError(f"cannot reserve {size} bytes for {path}: {error.strerror}") from error
+        finally:
+            os.close(descriptor)
+        block._about.write(about)
+        block.set(Header.TOPIC_COUNT, topic_count)
+        block.set(Header.LAYOUT_VERSION, layout.LAYOUT_VERSION)
+        block.set(Header.MAGIC, layout.MAGIC)
+        return block
+
+    @classmethod
+    def attach(cls, path: Path) -> Block:
+        """Map an existing block; raises `BlockError` when it is not one of this layout."""
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        except OSError as error:
+            raise BlockError(f"cannot open {path}: {error.strerror}") from error
+        try:
+            size = os.fstat(descriptor).st_size
+            if size < layout.block_bytes(1):
+                raise BlockError(f"{path} has {size} bytes, too few for a block")
+            block = cls(path, mmap.mmap(descriptor, size), 0)
+        finally:
+            os.close(descriptor)
+        block._check(size)
+        block.topic_count = block.get(Header.TOPIC_COUNT)
+        return block
+
+    def _check(self, size: int) -> None:
+        if self.get(Header.MAGIC) != layout.MAGIC:
+            raise BlockError(f"{self.path} is not a block of this service")
+        version = self.get(Header.LAYOUT_VERSION)
+        if version != layout.LAYOUT_VERSION:
+            raise BlockError(
+                f"{self.path} has layout_version {version}, this release knows "
+                f"{layout.LAYOUT_VERSION}")
+        if size != layout.block_bytes(self.get(Header.TOPIC_COUNT)):
+            raise BlockError(f"{self.path} has {size} bytes, which fits no number of topics")
+
+    def unlink(self) -> None:
+        """Remove the file; mappings stay usable."""
+        self.path.unlink(missing_ok=True)
+
+    def get(self, word: Header) -> int:
+        """Read a header word."""
+        return self._words[word]
+
+    def set(self, word: Header, value: int) -> None:
+        """Write a header word; the supervisor's alone."""
+        self._words[word] = value & _WORD_MAX
+
+    def add(self, word: Header, amount: int = 1) -> None:
+        """Raise a header counter; the supervisor's alone."""
+        self.set(word, self.get(word) + amount)
+
+    def phase(self) -> tuple[int, Phase]:
+        """(cycle_id, phase), of one moment."""
+        cycle_id, tag = unpack(self.get(Header.PHASE))
+        return cycle_id, Phase(tag)
+
+    def set_phase(self, cycle_id: int, phase: Phase) -> None:
+        """Publish cycle_id and phase at once."""
+        self.set(Header.PHASE, pack(cycle_id, phase))
+
+    def about(self) -> bytes:
+        """The static facts the supervisor wrote when it made the block."""
+        return self._about.read() or b"{}"
+
+    def slot(self, index: int) -> Slot:
+        """The slot of topic `index`, in the order of KAFKA_TOPICS."""
+        return Slot(self._bytes, self._words, index)
+
+
+class Slot:
+    """One topic's part of the block: orders (supervisor), reports (worker)."""
+
+    def __init__(self, data: memoryview, words: memoryview, index: int) -> None:
+        base = topic_offset(index)
+        self._words = words
+        self._orders = (base + layout.ORDER_OFFSET) // layout.WORD_BYTES
+        self._reports = (base + layout.REPORT_OFFSET) // layout.WORD_BYTES
+        histograms = (base + layout.HISTOGRAMS_OFFSET) // layout.WORD_BYTES
+        self.histograms = {
+            kind: _HistogramView(words, histograms + kind * layout.HISTOGRAM_WORDS)
+            for kind in Histogram
+        }
+        self.verdict = _Blob(data, words, base + layout.VERDICT_OFFSET, layout.TEXT_BYTES)
+        self.error = _Blob(data, words, base + layout.ERROR_OFFSET, layout.TEXT_BYTES)
+        self.manifest = _Blob(data, words, base + layout.MANIFEST_OFFSET, layout.MANIFEST_BYTES)
+
+    def order(self, word: Order) -> int:
+        """Read a word of the supervisor's."""
+        return self._words[self._orders + word]
+
+    def set_order(self, word: Order, value: int) -> None:
+        """Write a word of the supervisor's."""
+        self._words[self._orders + word] = value & _WORD_MAX
+
+    def report(self, word: Report) -> int:
+        """Read a word of the worker's."""
+        return self._words[self._reports + word]
+
+    def set_report(self, word: Report, value: int) -> None:
+        """Write a word of the worker's."""
+        self._words[self._reports + word] = value & _WORD_MAX
+
+    def count(self, word: Report, amount: int = 1) -> None:
+        """Raise a counter of the worker's."""
+        self._words[self._reports + word] += amount
+
+    def ballot(self) -> Ballot:
+        """The worker's vote, of one moment."""
+        cycle_id, tag = unpack(self.report(Report.BALLOT))
+        return Ballot(cycle_id, Vote(tag))
+
+    def cast(self, ballot: Ballot) -> None:
+        """Vote; whatever the vote announces must have been written before."""
+        self.set_report(Report.BALLOT, pack(ballot.cycle_id, ballot.vote))
+
+
+class _Blob:
+    """A length, a CRC and bytes; a reader that meets a half-written one sees the CRC fail."""
+
+    def __init__(self, data: memoryview, words: memoryview, offset: int, capacity: int) -> None:
+        self._words = words
+        self._head = offset // layout.WORD_BYTES
+        start = offset + 2 * layout.WORD_BYTES
+        self._data = data[start:start + capacity]
+        self.capacity = capacity
+
+    def write(self, content: bytes) -> None:
+        """Replace the content; raises ValueError when it is longer than the capacity."""
+        if len(content) > self.capacity:
+            raise ValueError(f"{len(content)} bytes do not fit into {self.capacity}")
+        self._words[self._head] = 0
+        self._data[:len(content)] = content
+        self._words[self._head + 1] = zlib.crc32(content)
+        self._words[self._head] = len(content)
+
+    def read(self) -> bytes | None:
+        """The content; None when there is none or a writer is (or died) in the middle of it."""
+        length = self._words[self._head]
+        if not 0 < length <= self.capacity:
+            return None
+        content = bytes(self._data[:length])
+        return content if zlib.crc32(content) == self._words[self._head + 1] else None
+
+    def clear(self) -> None:
+        """Remove the content."""
+        self._words[self._head] = 0
+
+
+class _HistogramView:
+    """Buckets (not cumulative), then count, then the sum in microseconds."""
+
+    def __init__(self, words: memoryview, start: int) -> None:
+        self._words = words
+        self._start = start
+        self._buckets = len(BUCKET_BOUNDS_S) + 1
+
+    def observe(self, seconds: float) -> None:
+        """Count one duration."""
+        index = next(
+            (i for i, bound in enumerate(BUCKET_BOUNDS_S) if seconds <= bound), self._buckets - 1)
+        self._words[self._start + index] += 1
+        self._words[self._start + self._buckets] += 1
+        self._words[self._start + self._buckets + 1] += int(seconds * 1e6)
+
+    def snapshot(self) -> tuple[tuple[int, ...], float]:
+        """(bucket counts, last one for "longer than all bounds"; sum in seconds)."""
+        counts = tuple(self._words[self._start + i] for i in range(self._buckets))
+        return counts, self._words[self._start + self._buckets + 1] / 1e6

@@ -1,0 +1,168 @@
+"""The byte layout of the shared block: names of words, and nothing else.
+
+    | header words | topic 0: order words | report words | histograms | texts | manifest | topic 1 …
+
+Every word is an aligned, unsigned 64-bit integer with one writer, so a reader never sees half of
+one.  What must change together is packed in one word (phase with cycle_id, vote with cycle_id) or
+is written before the word that announces it (a manifest before its vote).
+
+*Header* and *order* words are written by the supervisor, *report* words and histograms by the
+topic's worker; so are its two longer fields, `error` (the worker's last error) and `manifest`; the
+supervisor has an error field of its own per topic (`verdict`), for what a dead worker cannot say.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+MAGIC = int.from_bytes(b"BRONZE-1", "little")
+LAYOUT_VERSION = 1
+WORD_BYTES = 8
+
+ABOUT_BYTES = 32 * 1024
+"""Static facts (JSON) for the sidecar: topics, version, instance; 64 topics of 249 letters fit."""
+TEXT_BYTES = 2048
+MANIFEST_BYTES = 128 * 1024
+"""20 files of 600 bytes and 256 partitions of 100 bytes take 40 kB."""
+
+
+class Header(IntEnum):
+    """Words of the whole service; times named _NS are CLOCK_MONOTONIC, _AT_MS are Unix time."""
+
+    MAGIC = 0
+    LAYOUT_VERSION = 1
+    TOPIC_COUNT = 2
+    PHASE = 3
+    SUPERVISOR_PID = 4
+    HEARTBEAT_NS = 5
+    STARTED_AT_MS = 6
+    READY = 7
+    LAST_COMPLETED_AT_MS = 8
+    LAST_CYCLE_US = 9
+    CYCLES_COMPLETED = 10
+    CYCLES_ABORTED = 11
+    CYCLES_EMPTY = 12
+    LAST_RECORD = 13
+    RECORDS_WRITTEN = 14
+    RECORD_RETRIES = 15
+    SIDECAR_RESTARTS = 16
+    LAST_COMPLETED_NS = 17
+    DECIDING_SINCE_NS = 18
+
+
+class Order(IntEnum):
+    """Per topic, written by the supervisor."""
+
+    PID = 0
+    INCARNATION = 1
+    RESTARTS = 2
+    STANDING = 3
+    FAILURES = 4
+    INCLUDED_CYCLE = 5
+    INCLUDED_RECORD = 6
+    RESET_CYCLE = 7
+    SPAWNED_AT_MS = 8
+    STALLS = 9
+    STANDING_SINCE_MS = 10
+
+
+class Report(IntEnum):
+    """Per topic, written by the worker; counters go on where a dead incarnation left them."""
+
+    INCARNATION = 0
+    HEARTBEAT_NS = 1
+    BALLOT = 2
+    DONE_RECORD = 3
+    STARTED = 4
+    FLUSH_WANTED = 5
+    PARTITIONS = 6
+    LAG = 7
+    LAG_KNOWN = 8
+    PAUSED = 9
+    TABLE_VERSION = 10
+    DLQ_TABLE_VERSION = 11
+    LAST_COMMIT_AT_MS = 12
+    ERROR_ACTIVE = 13
+    OPEN_BYTES = 14
+    OPEN_ROWS = 15
+    CARRIED_FILES = 16
+    ROWS = 17
+    VALUE_BYTES = 18
+    DEAD_LETTERS_ENCODING = 19
+    DEAD_LETTERS_JSON = 20
+    DEAD_LETTERS_EMPTY = 21
+    DEAD_LETTERS_HEADERS = 22
+    SKIPPED = 23
+    COMMITS = 24
+    COMMIT_FAILURES = 25
+    COMMITS_AMBIGUOUS = 26
+    COMMIT_CONFLICTS = 27
+    OFFSETS_ABSENT = 28
+    OFFSETS_LOST = 29
+    REBALANCES = 30
+    FILES_UPLOADED = 31
+    BYTES_UPLOADED = 32
+    UPLOAD_FAILURES = 33
+    MESSAGES_CONSUMED = 34
+    PAUSES = 35
+    OFFSET_COMMIT_FAILURES = 36
+    LAST_COMMIT_NS = 37
+
+
+class Paused(IntEnum):
+    """Why a worker does not read; 0 means that it reads."""
+
+    NO = 0
+    FILE_FULL = 1
+    CARRY_OVER_FULL = 2
+    BACKING_OFF = 3
+
+
+class Histogram(IntEnum):
+    """Per topic, written by the worker: buckets, count, and sum in microseconds."""
+
+    COMMIT = 0
+    UPLOAD = 1
+
+
+BUCKET_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+"""Upper bounds in seconds; one more bucket holds the rest."""
+HISTOGRAM_WORDS = len(BUCKET_BOUNDS_S) + 3
+
+HEADER_WORDS = 64
+ORDER_WORDS = 32
+REPORT_WORDS = 64
+
+CYCLE_HISTOGRAM_OFFSET = HEADER_WORDS * WORD_BYTES
+ABOUT_OFFSET = CYCLE_HISTOGRAM_OFFSET + HISTOGRAM_WORDS * WORD_BYTES
+TOPICS_OFFSET = ABOUT_OFFSET + 2 * WORD_BYTES + ABOUT_BYTES
+
+ORDER_OFFSET = 0
+REPORT_OFFSET = ORDER_OFFSET + ORDER_WORDS * WORD_BYTES
+HISTOGRAMS_OFFSET = REPORT_OFFSET + REPORT_WORDS * WORD_BYTES
+VERDICT_OFFSET = HISTOGRAMS_OFFSET + len(Histogram) * HISTOGRAM_WORDS * WORD_BYTES
+ERROR_OFFSET = VERDICT_OFFSET + 2 * WORD_BYTES + TEXT_BYTES
+MANIFEST_OFFSET = ERROR_OFFSET + 2 * WORD_BYTES + TEXT_BYTES
+TOPIC_BYTES = MANIFEST_OFFSET + 2 * WORD_BYTES + MANIFEST_BYTES
+
+_TAG_BITS = 8
+
+
+def block_bytes(topic_count: int) -> int:
+    """Size of a block for `topic_count` topics."""
+    return TOPICS_OFFSET + topic_count * TOPIC_BYTES
+
+
+def topic_offset(index: int) -> int:
+    """Where topic `index` begins."""
+    return TOPICS_OFFSET + index * TOPIC_BYTES
+
+
+def pack(cycle_id: int, tag: int) -> int:
+    """A cycle_id and a phase or vote as one word, so that both change at once."""
+    return cycle_id << _TAG_BITS | tag
+
+
+def unpack(word: int) -> tuple[int, int]:
+    """(cycle_id, tag) of a packed word."""
+    return word >> _TAG_BITS, word & ((1 << _TAG_BITS) - 1)

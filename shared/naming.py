@@ -1,0 +1,48 @@
+"""Names in the lake: tables, positions, records.  Each of them is read by other tools: fixed.
+
+    <lake>/bronze_{topic}/          one row per message
+    <lake>/dlq_bronze_{topic}/      malformed messages, original bytes
+    <lake>/_bronze/log/{number:020d}.json   start and cycle records
+
+Kafka's legal topic names (letters, digits, `.`, `_`, `-`, at most 249) are safe as one path
+segment, so a table's name holds its topic's verbatim.
+"""
+
+from __future__ import annotations
+
+LOG_PREFIX = "_bronze/log/"
+
+
+def bronze_table(topic: str) -> str:
+    """The bronze table's folder under the lake."""
+    return f"bronze_{topic}"
+
+
+def dlq_table(topic: str) -> str:
+    """The dead letter table's folder under the lake."""
+    return f"dlq_bronze_{topic}"
+
+
+def position_app_id(topic: str, partition: int) -> str:
+    """The `txn` app id whose version is a partition's next_offset.
+
+    Without group or instance: the table belongs to the topic, whoever writes it, so a zombie of
+    any kind meets the same compare-and-set.
+    """
+    return f"bronze/{topic}/{partition}"
+
+
+def topic_id_app_id(topic: str, topic_id: str) -> str:
+    """The `txn` app id that marks a table as begun for this very creation of the topic."""
+    return f"bronze/{topic}/id/{topic_id}"
+
+
+def record_path(number: int) -> str:
+    """Where record `number` lies under the lake."""
+    return f"{LOG_PREFIX}{number:020d}.json"
+
+
+def record_number(path: str) -> int | None:
+    """The number in a record's path, or None for a stranger's file in our folder."""
+    stem = path.rsplit("/", 1)[-1].removesuffix(".json")
+    return int(stem) if len(stem) == 20 and stem.isdigit() else None
