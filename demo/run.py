@@ -30,6 +30,7 @@ from demo.service import Service, environment, free_port
 PARTITIONS = 4
 _ROOT = Path(__file__).resolve().parent.parent
 _HOST = "127.0.0.1"
+_LOCK_NAME = "demo.lock"
 _FRAME_SECONDS = 0.25
 _HEALTH_SECONDS = 1.0
 _LINE_SECONDS = 3.0
@@ -126,7 +127,7 @@ def _run(
 ) -> int:
     started = time.monotonic()
     folder: Path = options.folder.resolve()
-    port = int(os.environ.get("HEALTH_PORT") or 0) or free_port()
+    port = free_port()
     place = view.Place(
         health_url=f"http://{_HOST}:{port}/", lake=folder / "lake",
         log=folder / "service.log", python=Path(sys.executable),
@@ -244,10 +245,15 @@ def _prepare_folder(folder: Path, tables: Path) -> int:
     The lock is held by this process and by the service it starts, so that a second demo
     cannot empty the lake under either of them.
     """
+    lock_file = folder / _LOCK_NAME
+    if folder.exists() and not lock_file.exists() and any(folder.iterdir()):
+        raise DemoError(
+            f"{folder} holds files that no demo has made, and the demo empties its folder's lake:"
+            " name a new or empty folder with --folder"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".gitignore").write_text("*\n")
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        lock = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise DemoError(f"cannot use {folder}: {error}; name another with --folder") from error
     try:
@@ -258,8 +264,14 @@ def _prepare_folder(folder: Path, tables: Path) -> int:
             f"another demo, or the service it started, still uses {folder}: stop it, or name"
             " another folder with --folder"
         ) from None
-    shutil.rmtree(tables, ignore_errors=True)
-    tables.mkdir()
+    try:
+        if tables.exists():
+            shutil.rmtree(tables)
+        tables.mkdir()
+        (folder / ".gitignore").write_text("*\n")
+    except OSError as error:
+        os.close(lock)
+        raise DemoError(f"cannot empty {tables}: {error}; remove it by hand") from error
     return lock
 
 

@@ -72,6 +72,7 @@ class Service:
                 pass_fds=(lock,),
             )
         self._log = log
+        self._is_gone = False
 
     @property
     def exit_code(self) -> int | None:
@@ -81,8 +82,10 @@ class Service:
     def stop(self, is_urgent: Callable[[], bool]) -> int:
         """SIGTERM, a bounded wait, then SIGKILL to what is left; returns the exit code.
 
-        The wait ends early when `is_urgent` says so.
+        The wait ends early when `is_urgent` says so. Stopping twice is harmless.
         """
+        if self._is_gone:
+            return self._process.wait(_KILL_SECONDS)
         if self._process.poll() is None:
             self._process.terminate()
             deadline = time.monotonic() + _STOP_SECONDS
@@ -91,6 +94,8 @@ class Service:
                     break
                 time.sleep(_POLL_SECONDS)
         self._kill_group()
+        # From here on the group's number may belong to somebody else.
+        self._is_gone = True
         return self._process.wait(_KILL_SECONDS)
 
     def _kill_group(self) -> None:
