@@ -31,6 +31,7 @@ PARTITIONS = 4
 _ROOT = Path(__file__).resolve().parent.parent
 _HOST = "127.0.0.1"
 _LOCK_NAME = "demo.lock"
+_PID_WIDTH = 20
 _FRAME_SECONDS = 0.25
 _HEALTH_SECONDS = 1.0
 _LINE_SECONDS = 3.0
@@ -145,6 +146,8 @@ def _run(
                           lake=place.lake, port=port)
         service = Service(command, env, cwd=_ROOT, log=place.log, lock=lock)
         stack.callback(service.stop, stop.is_urgent)
+        # For the next demo, should this one be killed and leave its service behind.
+        os.pwrite(lock, f"{service.pid:<{_PID_WIDTH}}\n".encode(), 0)
         _say(console, [f"Embedded Kafka: {cluster.address}", f"Health page: {place.health_url}",
                        *view.queries(place, "orders"), ""])
         ends = None if options.seconds is None else started + options.seconds
@@ -259,10 +262,11 @@ def _prepare_folder(folder: Path, tables: Path) -> int:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        pid = os.pread(lock, _PID_WIDTH, 0).decode().strip() or "unknown yet"
         os.close(lock)
         raise DemoError(
-            f"another demo, or the service it started, still uses {folder}: stop it, or name"
-            " another folder with --folder"
+            f"another demo, or the service it started (process {pid}), still uses {folder}:"
+            " stop it, or name another folder with --folder"
         ) from None
     try:
         if tables.exists():

@@ -75,6 +75,11 @@ class Service:
         self._is_gone = False
 
     @property
+    def pid(self) -> int:
+        """The supervisor's process id, which is also its group's."""
+        return self._process.pid
+
+    @property
     def exit_code(self) -> int | None:
         """None while it runs; negative for the signal that ended it."""
         return self._process.poll()

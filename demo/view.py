@@ -129,8 +129,8 @@ def summary(counts: Sequence[TableCount], feeder: FeederState, place: Place) -> 
     missing = sent - rows - letters
     if missing > 0:
         lines.append(
-            f"{missing} messages were sent but are in no table: the demo ended before their"
-            " cycle, and its Kafka ended with it. A real Kafka would still hold them."
+            f"{missing} messages were sent but are in no table. What came after the last cycle"
+            " ended with the demo's Kafka; a real Kafka would still hold it."
         )
     if feeder.undelivered:
         lines.append(f"{feeder.undelivered} messages did not reach the embedded Kafka.")
