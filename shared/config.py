@@ -85,7 +85,6 @@ SUGGESTED_RATIO = 0.7
 NAME_CHARACTERS_MAX = 128
 
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
-_FOREIGN = re.compile(FOREIGN_PATTERN)
 
 
 class FileRead(NamedTuple):
@@ -225,13 +224,13 @@ class _Loader:
                 if self._lake_may_be_s3() and self._environ[variable].strip():
                     self.fault(variable, f"is read by the store's client: {REFUSED_AWS[variable]}",
                                "unset it")
-            elif not _is_foreign(variable):
+            else:
                 self._judge_stranger(variable)
 
     def _judge_stranger(self, variable: str) -> None:
         ours = variable.startswith(OWN_PREFIXES)
         nearest = _nearest(variable, _BY_NAME, SUGGESTED_RATIO if ours else MISSPELT_RATIO)
-        if ours or nearest is not None:
+        if (ours or nearest is not None) and not _is_foreign(variable):
             remedy = "remove it; docs/configuration.md lists all variables"
             if nearest is not None:
                 remedy = f"did you mean {nearest}?"
@@ -354,7 +353,7 @@ def _property_name(variable: str) -> str:
 def _is_foreign(variable: str) -> bool:
     if variable in FOREIGN_NAMES:
         return True
-    return len(variable) <= NAME_CHARACTERS_MAX and bool(_FOREIGN.fullmatch(variable))
+    return len(variable) <= NAME_CHARACTERS_MAX and bool(re.fullmatch(FOREIGN_PATTERN, variable))
 
 
 def _nearest(name: str, names: Mapping[str, object], ratio: float) -> str | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import PurePosixPath
 from typing import Any
 
 from shared.config_settings import Kind, Setting
@@ -281,7 +280,7 @@ def _is_ipv6(text: str) -> bool:
 
 
 def _ca_location(_setting: Setting, raw: str) -> str:
-    if not PurePosixPath(raw).is_absolute():
+    if not raw.startswith("/"):
         raise Invalid(f"{shown(raw)} is not an absolute path", "write the path from / on")
     return raw
 
@@ -294,7 +293,7 @@ def _secret(_setting: Setting, raw: str) -> Secret:
 
 def _secret_file(_setting: Setting, raw: str) -> str:
     # Not shown: somebody may have put the secret itself here.
-    if not PurePosixPath(raw).is_absolute():
+    if not raw.startswith("/"):
         raise Invalid("is not an absolute path",
                       "write the path, from / on, of a file that holds the secret")
     return raw

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from pathlib import Path
 
 from shared.config_properties import OWN_VARIABLE, OWNED
 from shared.config_settings import SETTINGS, Group, Kind, Setting
@@ -97,5 +96,7 @@ def _wrapped(text: str, first: str, rest: str) -> str:
 
 
 if __name__ == "__main__":
-    for path in map(Path, sys.argv[1:]):
-        path.write_text(rewritten(path.read_text(encoding="utf-8")), encoding="utf-8")
+    from pathlib import Path  # not needed for --help
+
+    for page in map(Path, sys.argv[1:]):
+        page.write_text(rewritten(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -202,6 +201,8 @@ class LakeConfig:
         refuses the client's own options among the S3 ones; {} for a folder."""
         if not self.is_s3:
             return {}
+        from datetime import timedelta  # only processes that open a store need it
+
         return {
             "config": self._s3_options(),
             "client_options": {
