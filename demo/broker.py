@@ -84,6 +84,7 @@ class EmbeddedCluster:
         # Without a controller the cluster answers no admin request, such as the one
         # for a topic's id: the client waits for a controller until its time is up.
         library.rd_kafka_mock_set_controller_id(self._cluster, _FIRST_BROKER_ID)
+        # Now and then one of these calls takes a second: its wake-up inside librdkafka is lost.
         for topic in topics:
             code = library.rd_kafka_mock_topic_create(
                 self._cluster, topic.encode(), partitions, _BROKERS
