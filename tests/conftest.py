@@ -100,8 +100,8 @@ def pytest_terminal_summary(
         return
     count = sum(len(names) for names in not_run.values())
     is_required = os.environ.get(REQUIRE_REAL) == "1"
-    colour = {"red": True} if is_required else {"yellow": True}
-    terminalreporter.section(f"{count} TESTS NOT RUN: no real services", bold=True, **colour)
+    title = f"{count} TESTS NOT RUN: no real services"
+    terminalreporter.section(title, bold=True, red=is_required, yellow=not is_required)
     for reason, names in not_run.items():
         terminalreporter.line(reason)
         for name in names:

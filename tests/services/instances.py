@@ -56,7 +56,7 @@ class Instance(Protocol):
         """Return the last lines of what the service wrote to its output."""
 
     def remove(self) -> None:
-        """Kill the service and delete its data."""
+        """Kill the service and delete its data; after that, only ``remove`` may be called."""
 
 
 class LocalProcess:
@@ -148,6 +148,7 @@ class Container:
     def __init__(self, container: EngineContainer, reaper: Reaper) -> None:
         self._container = container
         self._reaper = reaper
+        self._is_removed = False
         reaper.watch("container", str(container.id))
 
     def start(self) -> None:
@@ -184,7 +185,10 @@ class Container:
         return str(self._container.logs(tail=LOG_LINES_MAX).decode(errors="replace"))
 
     def remove(self) -> None:
+        if self._is_removed:
+            return
         self._container.remove(force=True, v=True)
+        self._is_removed = True
         self._reaper.forget("container", str(self._container.id))
 
     def _status(self) -> str:

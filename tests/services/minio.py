@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
 import urllib.parse
 import uuid
 from collections.abc import Mapping
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 import urllib3
@@ -108,12 +106,8 @@ class MinioService:
         """
         admin = self.admin()
         admin.user_add(access_key, secret_key)
-        with NamedTemporaryFile("w", suffix=".json") as file:
-            json.dump(policy, file)
-            file.flush()
-            admin.policy_add(f"policy-{access_key}", policy_file=file.name)
-        if not self._has_policy(access_key):
-            admin.policy_set(f"policy-{access_key}", user=access_key)
+        admin.policy_add(f"policy-{access_key}", policy=dict(policy))
+        admin.policy_set(f"policy-{access_key}", user=access_key)
 
     def client(self) -> Minio:
         """Return an S3 client that shares no code with the product's."""
@@ -131,7 +125,7 @@ class MinioService:
         """Return a client of MinIO's own administration interface."""
         parts = urllib.parse.urlsplit(self.endpoint)
         return MinioAdmin(
-            parts.netloc,
+            endpoint=parts.netloc,
             credentials=StaticProvider(self.access_key, self.secret_key),
             region=REGION,
             secure=parts.scheme == "https",
@@ -186,10 +180,6 @@ class MinioService:
                 "it; ask for own_minio"
             )
         return self.instance
-
-    def _has_policy(self, access_key: str) -> bool:
-        user = json.loads(self.admin().user_info(access_key))
-        return bool(user.get("policyName"))
 
     def _wait_until_ready(self) -> None:
         deadline_s = time.monotonic() + START_TIMEOUT_S

@@ -12,7 +12,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from tests.services import containers, install
 from tests.services.certificates import make_certificates
@@ -96,12 +96,9 @@ class ServiceProvider:
         """
         if self._kafka is None:
             if self.has_given_kafka():
-                service = KafkaService(self._environ[KAFKA_ENDPOINT])
-                service.start()
-                self._own.append(service)
+                self._kafka = self._started(KafkaService(self._environ[KAFKA_ENDPOINT]))
             else:
-                service = self.own_kafka()
-            self._kafka = service
+                self._kafka = self.own_kafka()
         return self._kafka
 
     def minio(self) -> MinioService:
@@ -113,12 +110,9 @@ class ServiceProvider:
         """
         if self._minio is None:
             if self.has_given_minio():
-                service = self._given_minio()
-                service.start()
-                self._own.append(service)
+                self._minio = self._started(self._given_minio())
             else:
-                service = self.own_minio()
-            self._minio = service
+                self._minio = self.own_minio()
         return self._minio
 
     def own_kafka(self) -> KafkaService:
@@ -163,15 +157,15 @@ class ServiceProvider:
         ]
 
 
-class Source:
+class Source(Generic[Service]):
     """The first of several ways to a service that this machine can go; found once, then kept."""
 
     def __init__(self, ways: list[Callable[[], Callable[[], Service]]]) -> None:
-        self._ways = ways
-        self._maker: Callable[[], Service] | None = None
+        self._ways: list[Callable[[], Callable[[], Service]]] = ways
+        self._maker: Maker[Service] | None = None
         self._reason: str | None = None
 
-    def maker(self) -> Callable[[], Service]:
+    def maker(self) -> Maker[Service]:
         """Return a function that makes one more instance, not started.
 
         Raises:
