@@ -42,8 +42,9 @@ clean: ## Remove .venv and every cache inside this checkout
 # only after the pins changed, or after the environment was removed.
 $(INSTALLED): requirements.txt
 	@if [ -z "$(PYTHON)" ] || ! "$(PYTHON)" -c '$(IS_NEW_ENOUGH)'; then \
-		echo "error: Python 3.11 or newer is needed, and none was found on PATH" \
-			"(python3 is `python3 --version 2>&1 || true`)." >&2; \
+		found="$(or $(PYTHON),python3)"; \
+		echo "error: Python 3.11 or newer is needed, and $$found is" \
+			"`$$found --version 2>&1 || true`." >&2; \
 		echo "Install one, or name it: make install PYTHON=/path/to/python3.11" >&2; \
 		exit 1; \
 	fi

@@ -100,7 +100,7 @@ def pytest_terminal_summary(
         return
     count = sum(len(names) for names in not_run.values())
     is_required = os.environ.get(REQUIRE_REAL) == "1"
-    title = f"{count} TESTS NOT RUN: no real services"
+    title = f"NOT RUN, FOR WANT OF REAL SERVICES: {count}"
     terminalreporter.section(title, bold=True, red=is_required, yellow=not is_required)
     for reason, names in not_run.items():
         terminalreporter.line(reason)

@@ -327,3 +327,32 @@ def test_services_die_with_a_session_that_cannot_clean_up(minio: MinioService) -
         message="the store and the reaper have ended",
     )
     assert not any(Path(folder).exists() for folder in folders)
+
+
+@pytest.mark.parametrize(("require_real", "exit_code"), [("0", 0), ("1", 1)])
+def test_session_says_what_it_could_not_run(
+    tmp_path: Path, require_real: str, exit_code: int
+) -> None:
+    """A skipped real test must be impossible to overlook, and a failure where it is required."""
+    wanted = "test_kafka_plaintext_listener_carries_messages"
+    environ = {
+        "PATH": str(tmp_path),
+        "HOME": str(tmp_path),
+        "DOCKER_HOST": f"unix://{tmp_path}/no-engine",
+        "REQUIRE_REAL": require_real,
+    }
+
+    session = subprocess.run(
+        [sys.executable, "-m", "pytest", f"{__file__}::{wanted}", "-p", "no:cacheprovider"],
+        cwd=CHECKOUT,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert session.returncode == exit_code, session.stdout + session.stderr
+    assert "NOT RUN, FOR WANT OF REAL SERVICES: 1" in session.stdout
+    assert f"test_services.py::{wanted}" in session.stdout
+    for reason in ("no container engine answers", "no Java 17+"):
+        assert reason in session.stdout
