@@ -209,7 +209,13 @@ class LoadProducer:
         while True:
             try:
                 producer.produce(
-                    lane.topic, value, key, lane.partition, lane.delivered, timestamp_ms, headers
+                    lane.topic,
+                    value=value,
+                    key=key,
+                    partition=lane.partition,
+                    on_delivery=lane.delivered,
+                    timestamp=timestamp_ms,
+                    headers=headers,
                 )
                 self.produced += 1
                 return
