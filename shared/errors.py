@@ -12,6 +12,8 @@
         MalformedMessage  ManifestTooLarge  FrontierBroken
       ServiceHalted         no retry can help, and the whole service is concerned
         UnsupportedRecord     a record of an unknown version
+        LogDamaged            records are missing in the middle of the log
+        LogOvertaken          the log was trimmed past us while we were frozen
       Fenced                a newer service of the same identity runs
       BlockError            the shared block is not ours, too small, or of another layout
 
@@ -169,6 +171,21 @@ class UnsupportedRecord(ServiceHalted):
     """The log holds a record of a version this release does not know."""
 
     what_to_do = "A newer release wrote to this lake: run that release or a later one."
+
+
+class LogDamaged(ServiceHalted):
+    """A record that may still have to be committed is not in the log."""
+
+    what_to_do = (
+        "Restore the missing object under _bronze/log/ from the bucket's versions; nothing is "
+        "written until then."
+    )
+
+
+class LogOvertaken(ServiceHalted):
+    """The log was trimmed past the number this service wanted to write: it was frozen for long."""
+
+    what_to_do = "None: the service restarts and reads the log anew."
 
 
 class Fenced(IngestError):

@@ -3,6 +3,7 @@
     <lake>/bronze_{topic}/          one row per message
     <lake>/dlq_bronze_{topic}/      malformed messages, original bytes
     <lake>/_bronze/log/{number:020d}.json   start and cycle records
+    <lake>/_bronze/tables/{table}.json      this table was made once
 
 Kafka's legal topic names (letters, digits, `.`, `_`, `-`, at most 249) are safe as one path
 segment, so a table's name holds its topic's verbatim.
@@ -46,3 +47,8 @@ def record_number(path: str) -> int | None:
     """The number in a record's path, or None for a stranger's file in our folder."""
     stem = path.rsplit("/", 1)[-1].removesuffix(".json")
     return int(stem) if len(stem) == 20 and stem.isdigit() else None
+
+
+def birth_certificate(table: str) -> str:
+    """The object that says a table was made once, so that a vanished one is not made anew."""
+    return f"_bronze/tables/{table}.json"

@@ -26,7 +26,7 @@ class DataFile(msgspec.Struct, frozen=True):
     """An add action to be: one Parquet file, uploaded, not yet visible.
 
     path is relative to the table; date is the value of the partition column (ISO); stats is the
-    Delta statistics JSON; size in bytes.
+    Delta statistics JSON; size in bytes; written_at_ms is Unix time.
     """
 
     table: str
@@ -35,6 +35,7 @@ class DataFile(msgspec.Struct, frozen=True):
     rows: int
     date: str
     stats: str
+    written_at_ms: int
 
 
 class Lost(msgspec.Struct, frozen=True):

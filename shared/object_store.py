@@ -1,0 +1,177 @@
+"""The object store: the only place that imports obstore.
+
+What the service asks of a store is little: create an object if it is absent, read, list, delete,
+and write a large object in parts that nobody sees before the end.  The same promises hold for S3
+and for a local folder; the in-memory twin of the tests passes the same suite.
+
+A folder is written through to the disk (fsync of file and folders) where the protocol relies on
+it: object_store itself creates atomically but never syncs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import obstore
+from obstore import exceptions
+from obstore.store import LocalStore, S3Store
+
+from shared.config import LakeConfig
+from shared.errors import StorageUnavailable
+
+CAUSE_CHARS_MAX = 300
+LIST_CHUNK = 1000
+
+T = TypeVar("T")
+
+
+class Writer(Protocol):
+    """A growing object, invisible until `close` returned.  Drop it unclosed to abandon it."""
+
+    def write(self, data: bytes) -> None:
+        """Append; may upload a part.  Raises `StorageUnavailable`."""
+
+    def close(self) -> None:
+        """Make the object visible and durable.  Raises `StorageUnavailable`; it may exist then."""
+
+
+class ObjectStore(Protocol):
+    """Objects by path, relative to the lake.  Every method raises `StorageUnavailable`."""
+
+    def put_if_absent(self, path: str, data: bytes) -> bool:
+        """Create an object; False when the path is taken.  After an error it may exist."""
+
+    def get(self, path: str) -> bytes | None:
+        """An object's bytes, None when there is none."""
+
+    def size(self, path: str) -> int | None:
+        """An object's size in bytes, None when there is none."""
+
+    def list_after(self, prefix: str, after: str = "") -> list[str]:
+        """Paths that begin with `prefix` and sort behind `after`, in order."""
+
+    def delete(self, path: str) -> None:
+        """Remove an object; one that is not there is no error."""
+
+    def open_writer(self, path: str, part_bytes: int) -> Writer:
+        """Begin an object that is sent in parts of `part_bytes`."""
+
+    def sync(self, path: str) -> None:
+        """Make a file durable that another library wrote; nothing to do on an object store."""
+
+
+def open_store(lake: LakeConfig) -> ObjectStore:
+    """The store of the configured lake; makes no request."""
+    if lake.is_s3:
+        return Store(S3Store.from_url(lake.uri, **lake.object_store_options()))
+    root = Path(lake.uri)
+    return Store(LocalStore(prefix=root, mkdir=True), root)
+
+
+class Store:
+    """`ObjectStore` on obstore; `root` is the folder of a local lake."""
+
+    def __init__(self, store: Any, root: Path | None = None) -> None:
+        self._store = store
+        self._root = root
+
+    def put_if_absent(self, path: str, data: bytes) -> bool:
+        """See `ObjectStore`."""
+        def put() -> bool:
+            try:
+                obstore.put(self._store, path, data, mode="create", use_multipart=False)
+            except exceptions.AlreadyExistsError:
+                return False
+            self._sync_file(path)
+            return True
+        return _named("put", path, put)
+
+    def get(self, path: str) -> bytes | None:
+        """See `ObjectStore`."""
+        def get() -> bytes | None:
+            try:
+                return bytes(obstore.get(self._store, path).bytes())
+            except FileNotFoundError:
+                return None
+        return _named("get", path, get)
+
+    def size(self, path: str) -> int | None:
+        """See `ObjectStore`."""
+        def head() -> int | None:
+            try:
+                return int(obstore.head(self._store, path)["size"])
+            except FileNotFoundError:
+                return None
+        return _named("head", path, head)
+
+    def list_after(self, prefix: str, after: str = "") -> list[str]:
+        """See `ObjectStore`."""
+        def listing() -> list[str]:
+            chunks = obstore.list(
+                self._store, prefix=prefix, offset=after or None, chunk_size=LIST_CHUNK)
+            return sorted(meta["path"] for chunk in chunks for meta in chunk)
+        return _named("list", prefix, listing)
+
+    def delete(self, path: str) -> None:
+        """See `ObjectStore`."""
+        def delete() -> None:
+            try:
+                obstore.delete(self._store, path)
+            except FileNotFoundError:
+                return
+        _named("delete", path, delete)
+
+    def open_writer(self, path: str, part_bytes: int) -> Writer:
+        """See `ObjectStore`; one part is in flight at a time, so memory is about two parts."""
+        writer = _named("open", path, lambda: obstore.open_writer(
+            self._store, path, buffer_size=part_bytes, max_concurrency=1))
+        return _Writer(writer, path, lambda: self._sync_file(path))
+
+    def sync(self, path: str) -> None:
+        """See `ObjectStore`."""
+        _named("sync", path, lambda: self._sync_file(path))
+
+    def _sync_file(self, path: str) -> None:
+        if self._root is None:
+            return
+        file = self._root / path
+        _fsync(file)
+        for folder in file.relative_to(self._root).parents:
+            _fsync(self._root / folder)
+
+
+class _Writer:
+    def __init__(self, writer: Any, path: str, sync: Callable[[], None]) -> None:
+        self._writer, self._path, self._sync = writer, path, sync
+
+    def write(self, data: bytes) -> None:
+        _named("write", self._path, lambda: self._writer.write(data))
+
+    def close(self) -> None:
+        _named("close", self._path, self._writer.close)
+        _named("sync", self._path, self._sync)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _named(operation: str, path: str, action: Callable[[], T]) -> T:
+    """Run a store operation; whatever it raises becomes `StorageUnavailable`."""
+    try:
+        return action()
+    except (exceptions.BaseError, OSError, ValueError) as error:
+        raise StorageUnavailable(operation, path, brief(error)) from error
+
+
+def brief(error: BaseException) -> str:
+    """The first line of a client library's error, which holds the cause but no debug dump."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:CAUSE_CHARS_MAX]

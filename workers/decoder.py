@@ -1,0 +1,198 @@
+"""Pure: a batch of messages in, Arrow rows and dead letters out.
+
+The whole batch is checked at once: UTF-8 in Arrow, JSON value by value without building anything.
+Only a batch that fails takes the way row by row, so one bad row never fails its neighbours.
+
+A value is malformed when it is not one JSON text in UTF-8 (RFC 8259: any value may stand at the
+top, NaN may not).  A null value is a tombstone, which is a row; an empty value is malformed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from enum import StrEnum
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from workers.batch import Batch
+from workers.schemas import BRONZE_FILE, DLQ_FILE, HEADERS, TIMESTAMP
+
+TIMESTAMP_MS_MIN = -62_135_596_800_000
+TIMESTAMP_MS_MAX = 253_402_300_799_999
+"""Years 1 to 9999; what lies outside is stored as null, for most readers cannot show it."""
+
+MESSAGE_CHARS_MAX = 200
+
+_json = msgspec.json.Decoder(msgspec.Raw)
+_BYTE_POSITION = re.compile(r"\(byte (\d+)\)|position (\d+)")
+
+
+class ErrorClass(StrEnum):
+    """Why a message is a dead letter."""
+
+    ENCODING = "encoding"
+    JSON = "json"
+    EMPTY = "empty"
+    HEADERS = "headers"
+
+
+@dataclass(frozen=True, slots=True)
+class Flaw:
+    """What is wrong with one message; position is a byte offset where known."""
+
+    error_class: ErrorClass
+    message: str
+    position: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """Rows for the bronze table and dead letters, either may be None; counts per partition.
+
+    rows_of and dead_of: partition -> number.  value_bytes: raw bytes of all values.
+    """
+
+    rows: pa.RecordBatch | None
+    dead: pa.RecordBatch | None
+    rows_of: dict[int, int]
+    dead_of: dict[int, int]
+    flaws_of: dict[ErrorClass, int]
+    value_bytes: int
+    ingestion_date: date
+
+
+def decode(batch: Batch, ingested_at_ms: int, topic: str, service_version: str) -> Decoded:
+    """Check and convert a batch (not empty); never raises for what a message holds."""
+    values = pa.array(batch.values, pa.binary())
+    value_bytes = sum(map(len, filter(None, batch.values)))
+    day = datetime.fromtimestamp(ingested_at_ms / 1000, UTC).date()
+    text = None if batch.unreadable_headers else _as_json_text(batch.values, values)
+    if text is not None:
+        rows = _rows(batch, text, ingested_at_ms)
+        return Decoded(rows, None, dict(Counter(batch.partitions)), {}, {}, value_bytes, day)
+    flaws = find_flaws(batch)
+    good = _select(batch, [index not in flaws for index in range(len(batch))])
+    bad = _select(batch, [index in flaws for index in range(len(batch))])
+    rows = None
+    if len(good):
+        rows = _rows(good, pa.array(good.values, pa.binary()).cast(pa.string()), ingested_at_ms)
+    dead = None
+    if flaws:
+        dead = _dead_letters(bad, list(flaws.values()), ingested_at_ms, topic, service_version)
+    return Decoded(
+        rows, dead, dict(Counter(good.partitions)), dict(Counter(bad.partitions)),
+        dict(Counter(flaw.error_class for flaw in flaws.values())), value_bytes, day)
+
+
+def _as_json_text(raw: list[bytes | None], values: pa.Array) -> pa.Array | None:
+    """The values as strings when every one of them is well formed, else None."""
+    try:
+        text = values.cast(pa.string())
+        check = _json.decode
+        for value in raw:
+            if value is not None:
+                check(value)
+    except (pa.ArrowInvalid, msgspec.DecodeError, RecursionError):
+        return None
+    return text
+
+
+def find_flaws(batch: Batch) -> dict[int, Flaw]:
+    """Index -> flaw, in order, for each malformed message of a batch."""
+    flaws = {}
+    for index, value in enumerate(batch.values):
+        place = (batch.partitions[index], batch.offsets[index])
+        if place in batch.unreadable_headers:
+            flaws[index] = Flaw(
+                ErrorClass.HEADERS, "a header's name is not UTF-8; headers are not kept", None)
+        elif value is not None and (flaw := find_flaw(value)) is not None:
+            flaws[index] = flaw
+    return flaws
+
+
+def find_flaw(value: bytes) -> Flaw | None:
+    """What is wrong with a value, None when it is one JSON text in UTF-8."""
+    if not value:
+        return Flaw(ErrorClass.EMPTY, "the value is empty (a tombstone would be null)", 0)
+    try:
+        value.decode()
+    except UnicodeDecodeError as error:
+        return Flaw(ErrorClass.ENCODING, f"not UTF-8: {error.reason}", error.start)
+    try:
+        _json.decode(value)
+    except RecursionError:
+        return Flaw(ErrorClass.JSON, "nested too deeply", None)
+    except msgspec.DecodeError as error:
+        found = _BYTE_POSITION.search(str(error))
+        position = int(found.group(1) or found.group(2)) if found else None
+        return Flaw(ErrorClass.JSON, str(error)[:MESSAGE_CHARS_MAX], position)
+    return None
+
+
+def _select(batch: Batch, keep: list[bool]) -> Batch:
+    def kept(column: list) -> list:
+        return [item for item, wanted in zip(column, keep, strict=True) if wanted]
+
+    return Batch(
+        kept(batch.partitions), kept(batch.offsets), kept(batch.timestamps_ms),
+        kept(batch.keys), kept(batch.values), kept(batch.headers))
+
+
+def _rows(batch: Batch, text: pa.Array, ingested_at_ms: int) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([
+        pa.array(batch.keys, pa.binary()),
+        text,
+        _headers(batch.headers),
+        pa.array(batch.partitions, pa.int32()),
+        pa.array(batch.offsets, pa.int64()),
+        _timestamps(batch.timestamps_ms),
+        _constant_time(ingested_at_ms, len(batch)),
+    ], schema=BRONZE_FILE)
+
+
+def _dead_letters(
+    batch: Batch, flaws: list[Flaw], ingested_at_ms: int, topic: str, service_version: str
+) -> pa.RecordBatch:
+    count = len(batch)
+    return pa.RecordBatch.from_arrays([
+        pa.array(batch.keys, pa.binary()),
+        pa.array(batch.values, pa.binary()),
+        _headers(batch.headers),
+        pa.array([topic] * count, pa.string()),
+        pa.array(batch.partitions, pa.int32()),
+        pa.array(batch.offsets, pa.int64()),
+        _timestamps(batch.timestamps_ms),
+        pa.array([flaw.error_class.value for flaw in flaws], pa.string()),
+        pa.array([flaw.message for flaw in flaws], pa.string()),
+        pa.array([flaw.position for flaw in flaws], pa.int64()),
+        _constant_time(ingested_at_ms, count),
+        pa.array([service_version] * count, pa.string()),
+    ], schema=DLQ_FILE)
+
+
+def _headers(headers: list) -> pa.Array:
+    if not any(headers):
+        return pa.nulls(len(headers), HEADERS)
+    return pa.array(
+        [[{"key": name, "value": value} for name, value in row] if row else None
+         for row in headers], HEADERS)
+
+
+def _timestamps(timestamps_ms: list[int | None]) -> pa.Array:
+    column = pa.array(timestamps_ms, pa.int64())
+    bounds = pc.min_max(column).as_py()
+    if bounds["min"] is not None and (
+            bounds["min"] < TIMESTAMP_MS_MIN or bounds["max"] > TIMESTAMP_MS_MAX):
+        inside = pc.and_(pc.greater_equal(column, TIMESTAMP_MS_MIN),
+                         pc.less_equal(column, TIMESTAMP_MS_MAX))
+        column = pc.if_else(inside, column, pa.scalar(None, pa.int64()))
+    return pc.multiply(column, 1000).view(TIMESTAMP)
+
+
+def _constant_time(unix_ms: int, count: int) -> pa.Array:
+    return pa.repeat(pa.scalar(unix_ms * 1000, pa.int64()), count).view(TIMESTAMP)

@@ -1,0 +1,385 @@
+"""Kafka as this service uses it: the only place of the service that imports the Kafka client.
+
+One consumer per topic, a static member of the group, so that a restarted worker gets its
+partitions back at once and nobody else's reading is disturbed.  The service owns the offsets:
+nothing is stored or committed by the client, reading starts where the table says, and an offset
+that is not there is an event, never a silent jump.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Protocol
+
+from confluent_kafka import (
+    TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
+
+from shared.config import KafkaConfig, Limits
+from shared.errors import (
+    Fenced, KafkaAuthenticationFailed, KafkaUnavailable, RecoverableError, TopicMissing,
+)
+from workers.batch import Batch
+
+REQUEST_TIMEOUT_S = 5.0
+"""One metadata, watermark or committed-offsets request; well below any heartbeat limit."""
+METADATA_REFRESH_MS = 10_000
+"""New partitions are noticed within this; the promise is 30 s."""
+SESSION_TIMEOUT_MS = 45_000
+GROUP_INSTANCE_CHARS_MAX = 249
+FETCH_BACKOFF_MS = 5
+"""How long the fetcher sleeps on a full queue; the default of 1000 ms starves small queues."""
+PARTITION_FETCH_BYTES = 256 * 1024
+
+OnAssign = Callable[[tuple[int, ...]], Mapping[int, int]]
+OnRevoke = Callable[[tuple[int, ...]], None]
+
+
+class Problem(IntEnum):
+    """What the brokers' side suffers from, by the client's own account."""
+
+    NONE = 0
+    UNREACHABLE = 1
+    AUTHENTICATION = 2
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfRange:
+    """A position Kafka holds nothing for: retention overtook it, or it lies behind the end."""
+
+    partition: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Polled:
+    """What one poll brought."""
+
+    batch: Batch
+    out_of_range: tuple[OutOfRange, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Watermarks:
+    """Offsets Kafka holds for a partition: [low, high)."""
+
+    low: int
+    high: int
+
+
+class Source(Protocol):
+    """One topic's messages.  All calls from one thread; requests raise a `RecoverableError`."""
+
+    def topic_id(self) -> str:
+        """The id of the topic's present creation; raises `TopicMissing`."""
+
+    def partitions(self) -> tuple[int, ...]:
+        """The topic's partitions."""
+
+    def watermarks(self, partition: int) -> Watermarks:
+        """What Kafka holds, asked of the broker."""
+
+    def committed(self, partitions: Iterable[int]) -> dict[int, int | None]:
+        """The group's committed next_offset per partition."""
+
+    def subscribe(self, on_assign: OnAssign, on_revoke: OnRevoke) -> None:
+        """Join the group.  `on_assign` gives the start per partition; both run inside `poll`."""
+
+    def poll(self, messages_max: int, timeout_s: float) -> Polled:
+        """Up to `messages_max` messages; raises `Fenced` and `RecoverableError`."""
+
+    def positions(self) -> dict[int, int]:
+        """Assigned partition -> next_offset behind what was delivered, control records too."""
+
+    def lag(self) -> int | None:
+        """Messages not yet read over the assigned partitions, None while unknown."""
+
+    def rewind(self, offsets: Mapping[int, int]) -> None:
+        """Read on from `offsets`; nothing already fetched is delivered."""
+
+    def pause(self) -> None:
+        """Deliver nothing until `resume`; the membership stays alive through `poll`."""
+
+    def resume(self) -> None:
+        """Deliver again."""
+
+    def commit(self, offsets: Mapping[int, int], *, wait: bool) -> None:
+        """Tell the group; best effort.  With `wait` it is bounded by the request timeout."""
+
+    def close(self) -> None:
+        """Leave quietly; as a static member the partitions stay ours for a session."""
+
+
+class KafkaSource:
+    """`Source` on confluent-kafka."""
+
+    def __init__(
+        self, config: KafkaConfig, limits: Limits, topic: str, instance_id: str,
+        on_commit_failure: Callable[[str], None],
+    ) -> None:
+        self._topic = topic
+        self._problem = Problem.NONE
+        self._problem_text = ""
+        self._on_commit_failure = on_commit_failure
+        self._assigned: tuple[int, ...] = ()
+        self._paused = False
+        self._callback_error: BaseException | None = None
+        connection = dict(config.client_properties())
+        connection |= {"error_cb": self._on_error, "logger": _quiet_logger()}
+        self._admin = AdminClient({**connection, "client.id": f"bronze-{topic}-admin"})
+        self._consumer = Consumer(
+            {**_consumer_properties(limits), **connection,
+             "group.id": config.group_id,
+             "group.instance.id": group_instance_id(instance_id, topic),
+             "client.id": f"bronze-{topic}",
+             "on_commit": self._on_commit})
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.code() in (KafkaError._AUTHENTICATION, KafkaError._SSL,
+                            KafkaError.SASL_AUTHENTICATION_FAILED):
+            self._problem = Problem.AUTHENTICATION
+            self._problem_text = error.str()
+        elif error.code() == KafkaError._ALL_BROKERS_DOWN and self._problem is Problem.NONE:
+            self._problem = Problem.UNREACHABLE
+            self._problem_text = error.str()
+
+    def _on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
+        failures = [part.error.str() for part in partitions if part.error is not None]
+        if error is not None or failures:
+            self._on_commit_failure(error.str() if error is not None else failures[0])
+
+    def _named(self, operation: str, error: KafkaException | None) -> RecoverableError:
+        """The error to raise for a failed request: what the client told us beside it decides."""
+        text = error.args[0].str() if error is not None else "no answer"
+        if self._problem is Problem.AUTHENTICATION:
+            return KafkaAuthenticationFailed(f"{operation}: {self._problem_text}")
+        return KafkaUnavailable(operation, text)
+
+    def topic_id(self) -> str:
+        """See `Source`."""
+        try:
+            future = self._admin.describe_topics(
+                TopicCollection([self._topic]), request_timeout=REQUEST_TIMEOUT_S)[self._topic]
+            found = str(future.result(timeout=2 * REQUEST_TIMEOUT_S).topic_id)
+        except KafkaException as error:
+            if error.args[0].code() in (KafkaError.UNKNOWN_TOPIC_OR_PART,
+                                        KafkaError.TOPIC_AUTHORIZATION_FAILED):
+                raise TopicMissing(self._topic) from error
+            raise self._named("describe topic", error) from error
+        except TimeoutError as error:
+            raise self._named("describe topic", None) from error
+        self._problem = Problem.NONE
+        return found
+
+    def partitions(self) -> tuple[int, ...]:
+        """See `Source`."""
+        try:
+            metadata = self._consumer.list_topics(self._topic, timeout=REQUEST_TIMEOUT_S)
+        except KafkaException as error:
+            raise self._named("list partitions", error) from error
+        found = metadata.topics[self._topic]
+        if found.error is not None or not found.partitions:
+            raise TopicMissing(self._topic)
+        return tuple(sorted(found.partitions))
+
+    def watermarks(self, partition: int) -> Watermarks:
+        """See `Source`."""
+        try:
+            low, high = self._consumer.get_watermark_offsets(
+                TopicPartition(self._topic, partition), timeout=REQUEST_TIMEOUT_S)
+        except KafkaException as error:
+            raise self._named("watermarks", error) from error
+        return Watermarks(low, high)
+
+    def committed(self, partitions: Iterable[int]) -> dict[int, int | None]:
+        """See `Source`."""
+        wanted = [TopicPartition(self._topic, partition) for partition in partitions]
+        try:
+            found = self._consumer.committed(wanted, timeout=REQUEST_TIMEOUT_S)
+        except KafkaException as error:
+            raise self._named("committed offsets", error) from error
+        return {part.partition: part.offset if part.offset >= 0 else None for part in found}
+
+    def subscribe(self, on_assign: OnAssign, on_revoke: OnRevoke) -> None:
+        """See `Source`."""
+        def assigned(consumer: Consumer, partitions: list[TopicPartition]) -> None:
+            indexes = tuple(part.partition for part in partitions)
+            try:
+                starts = on_assign(indexes)
+            except BaseException as error:
+                # The client would swallow it and read from anywhere: keep it for `poll` to raise.
+                self._callback_error = error
+                consumer.incremental_assign([])
+                return
+            consumer.incremental_assign(
+                [TopicPartition(self._topic, index, starts[index]) for index in indexes])
+            self._assigned = tuple(sorted({*self._assigned, *indexes}))
+            if self._paused:
+                self.pause()
+
+        def revoked(consumer: Consumer, partitions: list[TopicPartition]) -> None:
+            gone = {part.partition for part in partitions}
+            self._assigned = tuple(index for index in self._assigned if index not in gone)
+            consumer.incremental_unassign(partitions)
+            try:
+                on_revoke(tuple(sorted(gone)))
+            except BaseException as error:
+                self._callback_error = error
+
+        self._consumer.subscribe(
+            [self._topic], on_assign=assigned, on_revoke=revoked, on_lost=revoked)
+
+    def poll(self, messages_max: int, timeout_s: float) -> Polled:
+        """See `Source`."""
+        try:
+            messages = self._consumer.consume(messages_max, timeout_s)
+        except KafkaException as error:
+            raise self._named("consume", error) from error
+        if self._callback_error is not None:
+            error, self._callback_error = self._callback_error, None
+            raise error
+        failed = [message for message in messages if message.error() is not None]
+        if failed:
+            messages = [message for message in messages if message.error() is None]
+        out_of_range = tuple(filter(None, map(self._judge_error, failed)))
+        if messages:
+            self._problem = Problem.NONE
+        return Polled(_batch(messages), out_of_range)
+
+    def _judge_error(self, message: Any) -> OutOfRange | None:
+        error = message.error()
+        if error.code() == KafkaError._AUTO_OFFSET_RESET:
+            return OutOfRange(message.partition(), message.offset())
+        if error.code() in (KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED):
+            raise Fenced(f"the group gave our membership of topic {self._topic} to another member")
+        if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART,
+                            KafkaError.TOPIC_AUTHORIZATION_FAILED):
+            raise TopicMissing(self._topic)
+        if error.code() == KafkaError._PARTITION_EOF or error.retriable():
+            return None
+        raise self._named("consume", KafkaException(error))
+
+    def positions(self) -> dict[int, int]:
+        """See `Source`."""
+        asked = [TopicPartition(self._topic, index) for index in self._assigned]
+        found = self._consumer.position(asked) if asked else []
+        return {part.partition: part.offset for part in found if part.offset >= 0}
+
+    def lag(self) -> int | None:
+        """See `Source`."""
+        positions = self.positions()
+        total = 0
+        for index in self._assigned:
+            try:
+                _, high = self._consumer.get_watermark_offsets(
+                    TopicPartition(self._topic, index), cached=not self._paused,
+                    timeout=REQUEST_TIMEOUT_S)
+            except KafkaException:
+                return None
+            if high < 0 or index not in positions:
+                return None
+            total += max(0, high - positions[index])
+        return total
+
+    def rewind(self, offsets: Mapping[int, int]) -> None:
+        """See `Source`."""
+        try:
+            for partition, offset in offsets.items():
+                self._consumer.seek(TopicPartition(self._topic, partition, offset))
+        except KafkaException as error:
+            raise self._named("seek", error) from error
+
+    def pause(self) -> None:
+        """See `Source`."""
+        self._paused = True
+        self._consumer.pause([TopicPartition(self._topic, index) for index in self._assigned])
+
+    def resume(self) -> None:
+        """See `Source`."""
+        self._paused = False
+        self._consumer.resume([TopicPartition(self._topic, index) for index in self._assigned])
+
+    def commit(self, offsets: Mapping[int, int], *, wait: bool) -> None:
+        """See `Source`."""
+        parts = [TopicPartition(self._topic, partition, offset)
+                 for partition, offset in offsets.items()]
+        try:
+            self._consumer.commit(offsets=parts, asynchronous=not wait)
+        except KafkaException as error:
+            self._on_commit_failure(error.args[0].str())
+
+    def close(self) -> None:
+        """See `Source`."""
+        self._consumer.close()
+
+
+def _consumer_properties(limits: Limits) -> dict[str, Any]:
+    return {
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "auto.offset.reset": "error",
+        "isolation.level": "read_committed",
+        "partition.assignment.strategy": "cooperative-sticky",
+        "allow.auto.create.topics": False,
+        "session.timeout.ms": SESSION_TIMEOUT_MS,
+        "topic.metadata.refresh.interval.ms": METADATA_REFRESH_MS,
+        "check.crcs": True,
+        "socket.keepalive.enable": True,
+        "reconnect.backoff.max.ms": 5_000,
+        "queued.max.messages.kbytes": limits.kafka_queue_kilobytes,
+        "queued.min.messages": max(1000, limits.consume_batch_messages),
+        "fetch.queue.backoff.ms": FETCH_BACKOFF_MS,
+        "fetch.message.max.bytes": PARTITION_FETCH_BYTES,
+    }
+
+
+def group_instance_id(instance_id: str, topic: str) -> str:
+    """The static member's name: the same for every incarnation, another for every instance."""
+    name = f"bronze-{instance_id}-{topic}"
+    if len(name) <= GROUP_INSTANCE_CHARS_MAX:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:32]
+    return f"{name[:GROUP_INSTANCE_CHARS_MAX - 33]}-{digest}"
+
+
+def _batch(messages: list[Any]) -> Batch:
+    unreadable = frozenset()
+    try:
+        headers = [message.headers() for message in messages]
+    except UnicodeDecodeError:
+        headers, unreadable = _headers_one_by_one(messages)
+    return Batch(
+        [message.partition() for message in messages],
+        [message.offset() for message in messages],
+        [_timestamp(*message.timestamp()) for message in messages],
+        [message.key() for message in messages],
+        [message.value() for message in messages],
+        headers, unreadable)
+
+
+def _headers_one_by_one(messages: list[Any]) -> tuple[list, frozenset[tuple[int, int]]]:
+    headers, unreadable = [], set()
+    for message in messages:
+        try:
+            headers.append(message.headers())
+        except UnicodeDecodeError:
+            headers.append(None)
+            unreadable.add((message.partition(), message.offset()))
+    return headers, frozenset(unreadable)
+
+
+def _timestamp(kind: int, milliseconds: int) -> int | None:
+    return None if kind == TIMESTAMP_NOT_AVAILABLE else milliseconds
+
+
+def _quiet_logger() -> logging.Logger:
+    """The client's own lines, which repeat for ever while a broker is away, only at debug level."""
+    logger = logging.getLogger("librdkafka")
+    debugging = logging.getLogger().isEnabledFor(logging.DEBUG)
+    logger.setLevel(logging.DEBUG if debugging else logging.CRITICAL)
+    return logger

@@ -1,0 +1,185 @@
+"""A topic's two tables: made, checked, rolled forward, and asked where reading begins.
+
+There is one way to commit a decided manifest, `roll_forward`, for the usual case and for recovery
+alike.  It never trusts the answer to a commit: the loop looks at the table again and judges anew.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from shared.errors import (
+    CommitConflict, MissingFile, RecoverableError, StorageUnavailable, TableVanished, TornRecord,
+)
+from shared.naming import (
+    birth_certificate, bronze_table, dlq_table, position_app_id, topic_id_app_id,
+)
+from shared.object_store import ObjectStore
+from shared.protocol import Span, Tiling, judge_dead_letters, judge_tiling
+from shared.records import BRONZE, DLQ, DataFile, Manifest
+from workers.delta_table import Table, TableStore
+from workers.schemas import BRONZE_FILE, DLQ_FILE, table_schema
+
+COMMIT_ATTEMPTS_MAX = 10
+"""Commits refused in a row before we give up for now: ten other writers won in between."""
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """Table versions after a roll forward; the DLQ's is None where it was not touched."""
+
+    bronze: int
+    dlq: int | None
+
+
+class TopicTables:
+    """The bronze and the dead letter table of one topic."""
+
+    def __init__(
+        self, store: ObjectStore, tables: TableStore, topic: str, *, dlq_enabled: bool,
+        on_doubt: Callable[[RecoverableError], None] = lambda error: None,
+    ) -> None:
+        """on_doubt is told of each commit whose answer was an error, before it is read back."""
+        self._store, self._tables, self._topic = store, tables, topic
+        self._dlq_enabled = dlq_enabled
+        self._on_doubt = on_doubt
+        self._bronze: Table | None = None
+        self._dlq: Table | None = None
+
+    def ensure(self) -> None:
+        """Make what is missing, check what is there.
+
+        Raises `TableMismatch`, `TableVanished` (it was there once) or `StorageUnavailable`.
+        """
+        self._bronze = self._ensure_one(bronze_table(self._topic), BRONZE_FILE)
+        if self._dlq_enabled:
+            self._dlq = self._ensure_one(dlq_table(self._topic), DLQ_FILE)
+
+    def _ensure_one(self, folder: str, file_schema: pa.Schema) -> Table:
+        schema = table_schema(file_schema)
+        table = self._tables.open(folder)
+        certificate = birth_certificate(folder)
+        if table is None:
+            if self._store.size(certificate) is not None:
+                raise TableVanished(
+                    f"table {folder} was made once ({certificate} says so) and is gone")
+            table = self._tables.create(folder, schema)
+        self._tables.check(folder, table, schema)
+        self._store.put_if_absent(certificate, json.dumps({"table": folder}).encode())
+        return table
+
+    @property
+    def bronze(self) -> Table:
+        """The bronze table; `ensure` or `open_existing` must have been called."""
+        if self._bronze is None:
+            raise RuntimeError("the bronze table is not open")
+        return self._bronze
+
+    @property
+    def dlq_version(self) -> int | None:
+        """The DLQ table's version, None where there is no such table open."""
+        return None if self._dlq is None else self._dlq.version
+
+    def open_existing(self) -> None:
+        """Open the bronze table of a topic that is no longer configured, to roll it forward."""
+        self._bronze = self._must_open(bronze_table(self._topic))
+
+    def _must_open(self, folder: str) -> Table:
+        table = self._tables.open(folder)
+        if table is None:
+            raise TableVanished(f"table {folder} is named by a decided record and is gone")
+        return table
+
+    def roll_forward(self, number: int, manifest: Manifest) -> Versions:
+        """Bring record `number`'s manifest into the tables, if it is not there yet.
+
+        The DLQ first: once the bronze table holds a range, all of the range has landed.
+        Raises `TornRecord`, `MissingFile`, `TableVanished`, `StorageUnavailable`.
+        """
+        dlq_version = None
+        if manifest.dead_letter_spans:
+            if self._dlq is None:
+                self._dlq = self._must_open(dlq_table(self._topic))
+            self._commit(self._dlq, dlq_table(self._topic), judge_dead_letters,
+                         manifest.dead_letter_spans, manifest.files_of(DLQ), number)
+            dlq_version = self._dlq.version
+        self._commit(self.bronze, bronze_table(self._topic), judge_tiling,
+                     manifest.spans, manifest.files_of(BRONZE), number)
+        return Versions(self.bronze.version, dlq_version)
+
+    def _commit(
+        self, table: Table, folder: str,
+        judge: Callable[[Iterable[Span], Mapping[int, int | None]], Tiling],
+        spans: tuple[Span, ...], files: tuple[DataFile, ...], number: int,
+    ) -> None:
+        last: RecoverableError | None = None
+        for attempt in range(COMMIT_ATTEMPTS_MAX):
+            found = {span.partition: table.txn_version(self._app_id(span.partition))
+                     for span in spans}
+            tiling = judge(spans, found)
+            if tiling is Tiling.DONE:
+                return
+            if tiling is Tiling.TORN:
+                raise TornRecord(f"table {folder}, record {number}: positions are {found}, the "
+                                 f"record has {[(s.partition, s.start, s.end) for s in spans]}")
+            if attempt == 0:
+                self._check_files(folder, files, number)
+            try:
+                table.commit(files, {self._app_id(span.partition): span.end for span in spans},
+                             {"record": number})
+            except (CommitConflict, StorageUnavailable) as error:
+                last = error
+                self._on_doubt(error)
+                table.refresh()
+            else:
+                self._store.sync(f"{folder}/_delta_log/{table.version:020d}.json")
+                return
+        raise StorageUnavailable("commit", folder, f"refused {COMMIT_ATTEMPTS_MAX} times: {last}")
+
+    def _check_files(self, folder: str, files: tuple[DataFile, ...], number: int) -> None:
+        for file in files:
+            size = self._store.size(f"{folder}/{file.path}")
+            if size != file.size:
+                raise MissingFile(f"record {number} names {folder}/{file.path} with {file.size} "
+                                  f"bytes, the store has {size}")
+
+    def _app_id(self, partition: int) -> str:
+        return position_app_id(self._topic, partition)
+
+    def positions(self, partitions: Iterable[int]) -> dict[int, int | None]:
+        """Partition -> next_offset as the bronze table's snapshot holds it."""
+        return {partition: self.bronze.txn_version(self._app_id(partition))
+                for partition in partitions}
+
+    def knows_topic_id(self, topic_id: str) -> bool:
+        """Whether the table was begun for this very creation of the topic."""
+        return self.bronze.txn_version(topic_id_app_id(self._topic, topic_id)) is not None
+
+    def refresh(self) -> None:
+        """Take the newest snapshots."""
+        self.bronze.refresh()
+        if self._dlq is not None:
+            self._dlq.refresh()
+
+    def begin(self, starts: Mapping[int, int], topic_id: str) -> None:
+        """Fix where partitions without a position begin, before their first message is read.
+
+        Otherwise the start could be resolved differently later, and what lay between were lost.
+        """
+        for _ in range(COMMIT_ATTEMPTS_MAX):
+            held = self.positions(starts)
+            missing = {p: start for p, start in starts.items() if held[p] is None}
+            if not missing and self.knows_topic_id(topic_id):
+                return
+            txns = {self._app_id(partition): start for partition, start in missing.items()}
+            txns[topic_id_app_id(self._topic, topic_id)] = 1
+            try:
+                self.bronze.commit((), txns, {"begin": True})
+            except (CommitConflict, StorageUnavailable) as error:
+                self._on_doubt(error)
+                self.bronze.refresh()
+        raise StorageUnavailable("begin", bronze_table(self._topic), "refused too often")
