@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import (
     AdminClient,
     AlterConfigOpType,
@@ -36,6 +36,14 @@ START_TIMEOUT_S = 90
 REQUEST_TIMEOUT_S = 30
 METADATA_TIMEOUT_S = 2
 PROBE_INTERVAL_S = 0.1
+COORDINATOR_IS_MOVING = frozenset(
+    {
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.NOT_COORDINATOR,
+    }
+)
+"""Answers of a broker that has just started, or just created what it keeps of groups."""
 SCRAM_ITERATIONS = 4096
 """The fewest that the broker accepts: log-ins are part of many tests."""
 
@@ -214,10 +222,18 @@ class KafkaService:
         }
 
     def _committed(self, group: str, wanted: list[TopicPartition]) -> list[TopicPartition]:
+        deadline_s = time.monotonic() + REQUEST_TIMEOUT_S
         settings = {**self._client_settings(), "group.id": group}
         consumer = Consumer(settings, logger=_silent_logger())
         try:
-            return consumer.committed(wanted, timeout=REQUEST_TIMEOUT_S)
+            while True:
+                try:
+                    return consumer.committed(wanted, timeout=REQUEST_TIMEOUT_S)
+                except KafkaException as error:
+                    is_passing = error.args[0].code() in COORDINATOR_IS_MOVING
+                    if not is_passing or time.monotonic() > deadline_s:
+                        raise
+                time.sleep(PROBE_INTERVAL_S)
         finally:
             consumer.close()
 
