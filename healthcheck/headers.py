@@ -1,0 +1,12 @@
+"""The headers that every answer carries, whoever makes it: a view, an error, or the server."""
+
+from __future__ import annotations
+
+SECURITY_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+"""The page is for machines and for eyes: nothing on it may run, be framed, guessed or kept."""

@@ -1,0 +1,172 @@
+"""A copy of the shared block as frozen values, for verdict, page and metrics to look at.
+
+The copy is taken word by word while others write, so two words of it may be some microseconds
+apart; each word by itself is whole.  Nothing here judges, and nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from shared.block import Block, Slot
+from shared.errors import BlockError
+from shared.layout import Header, Histogram, Order, Paused, Report, unpack
+from shared.protocol import Phase, Standing
+
+_STANDINGS = tuple(Standing)
+_PHASES = {int(phase): phase for phase in Phase}
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What the supervisor wrote down once, when it made the block; seconds as configured."""
+
+    topics: tuple[str, ...]
+    instance: str
+    service_version: str
+    lake: str
+    batch_interval_seconds: float
+    cycle_deadline_seconds: float
+    heartbeat_limit_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """A named error as the block holds it; `at` is RFC 3339 in UTC."""
+
+    at: str
+    name: str
+    message: str
+    what_to_do: str
+
+
+@dataclass(frozen=True, slots=True)
+class Durations:
+    """A histogram: a count per bucket (the last one: longer than all bounds), and the sum."""
+
+    counts: tuple[int, ...]
+    sum_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSnapshot:
+    """One topic's slot.
+
+    order, report: all words, to be indexed by `Order` and `Report`.
+    standing: None before the supervisor has written one this release knows.
+    error: the worker's last error, active or not; None when there was none.
+    verdict: what the supervisor holds against the topic at present, if anything.
+    """
+
+    name: str
+    order: tuple[int, ...]
+    report: tuple[int, ...]
+    standing: Standing | None
+    paused: Paused
+    error: Trouble | None
+    verdict: Trouble | None
+    durations: Mapping[Histogram, Durations]
+
+    @property
+    def lag(self) -> int | None:
+        """Messages that Kafka holds and the worker has not read; None while not known."""
+        return self.report[Report.LAG] if self.report[Report.LAG_KNOWN] else None
+
+    @property
+    def answers(self) -> bool:
+        """Whether the report is of the worker that the supervisor started last."""
+        incarnation = self.order[Order.INCARNATION]
+        return incarnation > 0 and self.report[Report.INCARNATION] == incarnation
+
+    @property
+    def waiting(self) -> int:
+        """Messages and files that are known to wait for a commit."""
+        return (self.lag or 0) + self.report[Report.OPEN_ROWS] + self.report[Report.CARRIED_FILES]
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSnapshot:
+    """The whole block.
+
+    header: all words, to be indexed by `Header`.
+    phase: None before the supervisor has written one this release knows.
+    """
+
+    about: About
+    header: tuple[int, ...]
+    cycle_id: int
+    phase: Phase | None
+    cycle_durations: Durations
+    topics: tuple[TopicSnapshot, ...]
+
+
+def take(block: Block) -> ServiceSnapshot:
+    """Copy the block; raises `BlockError` when its static facts are not what we expect."""
+    about = _about(block.about())
+    if len(about.topics) != block.topic_count:
+        raise BlockError(
+            f"{block.path} names {len(about.topics)} topics and has room for {block.topic_count}")
+    header = tuple(block.get(word) for word in Header)
+    cycle_id, tag = unpack(header[Header.PHASE])
+    return ServiceSnapshot(
+        about=about,
+        header=header,
+        cycle_id=cycle_id,
+        phase=_PHASES.get(tag),
+        cycle_durations=Durations(*block.cycle_seconds.snapshot()),
+        topics=tuple(
+            _topic(name, block.slot(index)) for index, name in enumerate(about.topics)),
+    )
+
+
+def _topic(name: str, slot: Slot) -> TopicSnapshot:
+    order = tuple(slot.order(word) for word in Order)
+    report = tuple(slot.report(word) for word in Report)
+    standing = order[Order.STANDING]
+    return TopicSnapshot(
+        name=name,
+        order=order,
+        report=report,
+        standing=_STANDINGS[standing] if standing < len(_STANDINGS) else None,
+        paused=_paused(report[Report.PAUSED]),
+        error=_trouble(slot.error.read()),
+        verdict=_trouble(slot.verdict.read()),
+        durations={
+            kind: Durations(*view.snapshot()) for kind, view in slot.histograms.items()},
+    )
+
+
+def _paused(word: int) -> Paused:
+    # A word of a later release still means "does not read"; this release cannot say why.
+    return Paused(word) if word <= max(Paused) else Paused.BACKING_OFF
+
+
+def _trouble(content: bytes | None) -> Trouble | None:
+    """The error in a text field; None when it is empty, half-written or not understood."""
+    if content is None:
+        return None
+    try:
+        fields = json.loads(content)
+        return Trouble(*(str(fields[key]) for key in ("at", "name", "message", "what_to_do")))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _about(content: bytes) -> About:
+    try:
+        facts = json.loads(content)
+        return About(
+            topics=tuple(str(topic) for topic in facts["topics"]),
+            instance=str(facts["instance"]),
+            service_version=str(facts["service_version"]),
+            lake=str(facts["lake"]),
+            batch_interval_seconds=float(facts["batch_interval_seconds"]),
+            cycle_deadline_seconds=float(facts["cycle_deadline_seconds"]),
+            heartbeat_limit_seconds=float(facts["heartbeat_limit_seconds"]),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise BlockError(
+            f"the static facts in the block are not understood: {type(error).__name__}: {error}"
+        ) from error
