@@ -17,6 +17,10 @@ class SystemClock:
         """The same in nanoseconds."""
         return time.monotonic_ns()
 
+    def sleep(self, seconds: float) -> None:
+        """Wait; bounded by the caller."""
+        time.sleep(seconds)
+
     def unix_ms(self) -> int:
         """Wall clock, milliseconds since 1970 (UTC)."""
         return time.time_ns() // 1_000_000

@@ -164,7 +164,9 @@ class FrontierBroken(TopicStopped):
 
 
 class ServiceHalted(IngestError):
-    """The service as a whole must not go on."""
+    """The service as a whole must not go on; `restart_helps` says whether a new start may."""
+
+    restart_helps = False
 
 
 class UnsupportedRecord(ServiceHalted):
@@ -185,6 +187,7 @@ class LogDamaged(ServiceHalted):
 class LogOvertaken(ServiceHalted):
     """The log was trimmed past the number this service wanted to write: it was frozen for long."""
 
+    restart_helps = True
     what_to_do = "None: the service restarts and reads the log anew."
 
 

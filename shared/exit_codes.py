@@ -50,3 +50,21 @@ class ExitCode(IntEnum):
         "The configuration is wrong; every fault was named on stderr. systemd: do not restart; "
         "the next start would fail the same way.",
     )
+
+
+class WorkerExit(IntEnum):
+    """How a worker process ended by its own will; the supervisor reads its restart policy in it.
+
+    A death by signal or any other code counts as FAILED.
+    """
+
+    STOPPED_CLEANLY = 0
+    """It was told to stop."""
+    FAILED = 1
+    """An error it could not handle in place: respawn with back-off."""
+    TOPIC_STOPPED = 3
+    """A named error no retry can help: do not respawn."""
+    FENCED = 4
+    """Kafka gave its membership away: look for a newer service of our identity, else respawn."""
+    ORPHANED = 5
+    """The supervisor is gone."""

@@ -33,6 +33,11 @@ class Tail:
         return max(self.records, default=self.complete_through) + 1
 
     @property
+    def cycle_id(self) -> int:
+        """The highest cycle_id in it."""
+        return max((record.cycle_id for record in self.records.values()), default=0)
+
+    @property
     def cycles(self) -> dict[int, CycleRecord]:
         """The cycle records among them, oldest first."""
         return {number: record for number, record in sorted(self.records.items())

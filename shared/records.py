@@ -73,13 +73,14 @@ class Range(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """One topic's part of a cycle."""
+    """One topic's part of a cycle; flaws counts its dead letters (or skipped) by error class."""
 
     topic: str
     topic_id: str
     incarnation: int
     files: tuple[DataFile, ...]
     ranges: tuple[Range, ...]
+    flaws: dict[str, int] = {}
 
     @property
     def spans(self) -> tuple[Span, ...]:
@@ -97,11 +98,15 @@ class Manifest(msgspec.Struct, frozen=True):
 
 
 class StartRecord(msgspec.Struct, frozen=True, tag="start", tag_field="kind"):
-    """A service has started; older services of the same instance are fenced by it."""
+    """A service has started; older services of the same instance are fenced by it.
+
+    cycle_id: the highest one known then, so that cycle_ids grow across restarts.
+    """
 
     instance: str
     uuid: str
     service_version: str
+    cycle_id: int
     written_at: str
     complete_through: int
     record_version: int = RECORD_VERSION

@@ -38,6 +38,11 @@ class RangeBook:
         """Whether any position moved since the book began."""
         return self._ends != self._starts
 
+    def add(self, positions: Mapping[int, int]) -> None:
+        """Begin further partitions."""
+        self._starts.update(positions)
+        self._ends.update(positions)
+
     def check(self, partitions: list[int], offsets: list[int]) -> None:
         """Refuse a batch that does not lie behind the positions; raises `OffsetRegression`."""
         firsts = dict(zip(reversed(partitions), reversed(offsets), strict=True))

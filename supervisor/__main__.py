@@ -1,0 +1,52 @@
+"""`python -m supervisor`: arguments and configuration in, an exit code out."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def main() -> int:
+    """Run the service; the exit codes are in shared/exit_codes.py."""
+    from supervisor.arguments import parse
+
+    arguments = parse(sys.argv[1:])
+    if arguments.demo:
+        os.execv(sys.executable, [sys.executable, "-m", "demo"])
+
+    from shared.config import ConfigError, load
+    from shared.exit_codes import ExitCode
+
+    try:
+        config = load(os.environ, workers=arguments.workers)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return ExitCode.CONFIG
+    if arguments.check_config:
+        print(f"The configuration is good: {len(config.topics)} topics into {config.lake.uri}.")
+        return ExitCode.OK
+    return serve(config)
+
+
+def serve(config) -> int:
+    """Start everything; bad luck with the port or the runtime folder is told like bad config."""
+    from shared.errors import BlockError
+    from shared.exit_codes import ExitCode
+    from shared.logs import configure
+    from supervisor.port import PortTaken, choose_port
+    from supervisor.process_environment import settle
+    from supervisor.supervisor import Supervisor
+
+    configure(config.log.level, config.log.format.value)
+    settle(os.environ)
+    try:
+        port = choose_port(config.health.host, config.health.port)
+        supervisor = Supervisor(config, port)
+    except (PortTaken, BlockError) as error:
+        print(f"{error}; {error.what_to_do}", file=sys.stderr)
+        return ExitCode.CONFIG
+    return supervisor.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""Builds a worker out of real parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from shared.block import Block
+from shared.clock import SystemClock
+from shared.config import Config
+from shared.object_store import open_store
+from shared.record_log import RecordLog
+from workers.delta_table import DeltaStore
+from workers.kafka_source import KafkaSource
+from workers.tables import TopicTables
+from workers.worker import Parts, Worker
+
+if TYPE_CHECKING:
+    from workers.entry import Assignment
+
+
+def build_worker(
+    assignment: Assignment, block: Block, wake_supervisor: Callable[[], None]
+) -> Worker:
+    """A worker on the configured Kafka and lake; opens connections, reads nothing yet."""
+    config, topic = assignment.config, assignment.topic
+    store = open_store(config.lake)
+    told: list[Worker] = []
+    source = KafkaSource(
+        config.kafka, config.limits, topic, config.instance_id,
+        on_commit_failure=lambda cause: told[0].offsets_refused(cause))
+    tables = TopicTables(
+        store, DeltaStore(config.lake.uri, config.lake.storage_options()), topic,
+        dlq_enabled=config.dlq_enabled, on_doubt=lambda error: told[0].doubt(error))
+    worker = Worker(Parts(
+        config, topic, assignment.incarnation, block, block.slot(assignment.index), source,
+        tables, RecordLog(store), store, SystemClock(), wake_supervisor))
+    told.append(worker)
+    return worker
+
+
+def roll_forward_only(config: Config, topic: str) -> None:
+    """Bring every undone record naming `topic` into its tables."""
+    store = open_store(config.lake)
+    tables = TopicTables(
+        store, DeltaStore(config.lake.uri, config.lake.storage_options()), topic,
+        dlq_enabled=config.dlq_enabled)
+    tables.open_existing()
+    for number, record in RecordLog(store).tail().cycles.items():
+        for manifest in record.manifests:
+            if manifest.topic == topic:
+                tables.roll_forward(number, manifest)

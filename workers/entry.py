@@ -1,0 +1,111 @@
+"""Where worker processes begin.  Light at import: the supervisor imports it, the work does not.
+
+Clients are built here, after the process exists: none of them survives a fork.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import logging
+import os
+import signal
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shared.config import Config
+from shared.exit_codes import WorkerExit
+
+PRELOAD = ["workers.preload"]
+"""What the forkserver imports once, so that all workers share its pages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What a worker process is for."""
+
+    config: Config
+    topic: str
+    index: int
+    incarnation: int
+    block_path: str
+
+
+def main(assignment: Assignment, wake: Any) -> None:
+    """Run a worker until it ends; `wake` is a connection whose other end wakes the supervisor."""
+    _settle(assignment.config)
+    from shared.block import Block
+    from workers.assembly import build_worker
+
+    def wake_supervisor() -> None:
+        try:
+            os.write(wake.fileno(), b"\0")
+        except (BlockingIOError, BrokenPipeError):
+            pass  # A full pipe wakes it as well; a broken one means that it is gone.
+
+    os.set_blocking(wake.fileno(), False)
+    block = Block.attach(Path(assignment.block_path))
+    worker = build_worker(assignment, block, wake_supervisor)
+    gc.freeze()
+    _leave(_guarded(worker.run, assignment.topic))
+
+
+def recover(config: Config, topic: str) -> None:
+    """Roll a topic forward that undone records name and nobody is configured for any more."""
+    _settle(config)
+    from workers.assembly import roll_forward_only
+
+    def run() -> WorkerExit:
+        roll_forward_only(config, topic)
+        return WorkerExit.STOPPED_CLEANLY
+
+    _leave(_guarded(run, topic))
+
+
+def _settle(config: Config) -> None:
+    """Signals, logging, and an end of its own when the supervisor is gone."""
+    from shared.logs import configure
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    faulthandler.enable()
+    configure(config.log.level, config.log.format.value)
+    threading.Thread(target=_leave_with_supervisor, name="orphan-watch", daemon=True).start()
+
+
+def _leave_with_supervisor() -> None:
+    """End at once when the supervisor dies, also in the middle of a request: any moment is safe.
+
+    Asking for the parent's pid would not do: the parent of this process is the forkserver.
+    """
+    from multiprocess import parent_process
+    from multiprocess.connection import wait
+
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+    os._exit(WorkerExit.ORPHANED)
+
+
+def _guarded(run: Any, topic: str) -> WorkerExit:
+    from shared.errors import IngestError
+    from shared.logs import log_event
+
+    logger = logging.getLogger("worker")
+    try:
+        return run()
+    except IngestError as error:
+        log_event(logger, logging.ERROR, "worker_failed", topic=topic, error=error.name,
+                  message=error, what_to_do=error.what_to_do)
+    except BaseException:
+        logger.exception("worker_crashed", extra={"facts": {"topic": topic}})
+    return WorkerExit.FAILED
+
+
+def _leave(code: WorkerExit) -> None:
+    """End without waiting for the clients' own threads."""
+    logging.shutdown()
+    os._exit(code)

@@ -1,0 +1,556 @@
+"""One topic's worker: reads, encodes, votes, commits.
+
+`run_once` is one turn: beat, learn what became of the last vote, commit what is owed, vote when
+asked, read.  It never waits longer than one request of a client, so the heartbeat it writes tells
+of progress.  Whatever it holds that is not named by a record is its own to drop and read again.
+
+    Kafka ──poll──> Draft (open files) ──close──> Prepared ──vote──> Ballot out
+                      ^                              ^                  │
+                      └── dropped after an error     └── carried over ──┴── decided ──> tables
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from shared.backoff import Backoff
+from shared.block import Block, Slot
+from shared.clock import SystemClock, rfc3339
+from shared.config import Config, GapPolicy, OffsetReset, OnMalformed
+from shared.errors import (
+    CommitConflict, Fenced, IngestError, MalformedMessage, ManifestTooLarge, OffsetGap,
+    RecoverableError, StorageUnavailable, TopicRecreated, TopicStopped,
+)
+from shared.exit_codes import WorkerExit
+from shared.layout import Histogram, Order, Paused, Report
+from shared.logs import RateLimit, log_event
+from shared.object_store import ObjectStore
+from shared.protocol import TERMINAL, Ballot, Outcome, Phase, Vote, outcome, resolve_start
+from shared.record_log import RecordLog
+from shared.records import Manifest, encode
+from shared.version import SERVICE_VERSION
+from workers.batch import Batch
+from workers.decoder import Decoded, decode
+from workers.draft import Draft, Prepared
+from workers.kafka_source import OutOfRange, Source
+from workers.parquet_file import FileLimits
+from workers.ranges import join
+from workers.tables import TopicTables
+
+logger = logging.getLogger("worker")
+
+POLL_S = 0.1
+"""How long a turn waits for messages; also how late a flush order is noticed."""
+WAITING_POLL_S = 0.01
+"""The same right after a vote, when the decision is milliseconds away."""
+WAITING_SHORT_S = 2.0
+"""After this long without a decision the store is away, and turns may be long again."""
+LAG_INTERVAL_S = 1.0
+OFFSETS_RETRY_S = 5.0
+"""Kafka's offsets are repeated after this while they lag behind the table."""
+BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.5, 15.0
+FLUSH_ASK_SHARE = 0.5
+"""Share of FILE_BYTES_MAX at which an early flush is asked for; at the whole reading pauses."""
+
+_DEAD_LETTER_WORDS = {
+    "encoding": Report.DEAD_LETTERS_ENCODING, "json": Report.DEAD_LETTERS_JSON,
+    "empty": Report.DEAD_LETTERS_EMPTY, "headers": Report.DEAD_LETTERS_HEADERS}
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a worker works with; the simulation gives twins."""
+
+    config: Config
+    topic: str
+    incarnation: int
+    block: Block
+    slot: Slot
+    source: Source
+    tables: TopicTables
+    log: RecordLog
+    store: ObjectStore
+    clock: SystemClock
+    wake_supervisor: Callable[[], None]
+
+
+@dataclass(slots=True)
+class BallotOut:
+    """A vote whose outcome is not known; `orphaned` once a partition in it was revoked."""
+
+    cycle_id: int
+    manifest: Manifest
+    parts: list[Prepared]
+    cast_at: float
+    orphaned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """A decided manifest that is not known to be in the tables."""
+
+    number: int
+    manifest: Manifest
+
+
+@dataclass(slots=True)
+class Retry:
+    """When something that failed may be tried again."""
+
+    backoff: Backoff = field(default_factory=lambda: Backoff(BACKOFF_FIRST_S, BACKOFF_MAX_S))
+    at: float = 0.0
+
+    def failed(self, now: float) -> None:
+        """It failed once more."""
+        self.backoff = self.backoff.failed()
+        self.at = now + self.backoff.delay_s()
+
+    def worked(self) -> None:
+        """It worked."""
+        self.backoff, self.at = self.backoff.reset(), 0.0
+
+
+class Worker:
+    """See the module."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._p = parts
+        self._config, self._slot, self._clock = parts.config, parts.slot, parts.clock
+        limits = parts.config.limits
+        self._file_limits = FileLimits(limits.row_group_bytes, limits.upload_part_bytes)
+        self._started = False
+        self._topic_id = ""
+        self._assigned: set[int] = set()
+        self._draft = self._new_draft({})
+        self._prepared: list[Prepared] = []
+        self._out: BallotOut | None = None
+        self._owed: Owed | None = None
+        self._voted_cycle = 0
+        self._revoked = False
+        self._paused = Paused.NO
+        self._start_retry, self._read_retry, self._commit_retry = Retry(), Retry(), Retry()
+        self._log_limit = RateLimit()
+        self._lag_at = 0.0
+        self._offsets_told: dict[int, int] = {}
+        self._offsets_at = 0.0
+
+    # -- the loop ---------------------------------------------------------------------------
+
+    def run(self) -> WorkerExit:
+        """Turn until the supervisor says stop; the exit says what should happen next."""
+        self._slot.set_report(Report.INCARNATION, self._p.incarnation)
+        self._slot.set_report(Report.FLUSH_WANTED, 0)
+        self._slot.set_report(Report.OPEN_BYTES, 0)
+        self._slot.set_report(Report.OPEN_ROWS, 0)
+        try:
+            while self._p.block.phase()[1] not in TERMINAL:
+                self.run_once()
+        except TopicStopped as error:
+            self._report(error)
+            return WorkerExit.TOPIC_STOPPED
+        except Fenced as error:
+            self._report(error)
+            return WorkerExit.FENCED
+        self._tell_offsets(wait=True)
+        self._p.source.close()
+        return WorkerExit.STOPPED_CLEANLY
+
+    def run_once(self) -> None:
+        """One turn; raises `TopicStopped` and `Fenced`, handles every `RecoverableError`."""
+        self._slot.set_report(Report.HEARTBEAT_NS, self._clock.monotonic_ns())
+        try:
+            self._learn_outcome()
+            self._commit_owed()
+            self._vote()
+            if not self._started:
+                self._start()
+            self._read()
+        except RecoverableError as error:
+            self._report(error)
+            self._read_retry.failed(self._clock.monotonic())
+        self._publish()
+
+    # -- starting ---------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        """Roll the topic forward, find where its partitions begin, join the group."""
+        if self._clock.monotonic() < self._start_retry.at:
+            return
+        try:
+            self._p.tables.ensure()
+            done_through = self._roll_forward()
+            self._topic_id = self._p.source.topic_id()
+            self._begin(self._p.source.partitions())
+        except RecoverableError:
+            self._start_retry.failed(self._clock.monotonic())
+            raise
+        self._start_retry.worked()
+        self._p.source.subscribe(self._on_assign, self._on_revoke)
+        self._started = True
+        self._slot.set_report(Report.DONE_RECORD, done_through)
+        self._slot.set_report(Report.STARTED, self._p.incarnation)
+        self._clear_error()
+        self._publish_versions()
+        log_event(logger, logging.INFO, "worker_started", topic=self._p.topic,
+                  incarnation=self._p.incarnation, done_record=done_through,
+                  table_version=self._p.tables.bronze.version)
+        self._p.wake_supervisor()
+
+    def _roll_forward(self) -> int:
+        """Bring every undone record naming the topic into the tables; the last number seen."""
+        tail = self._p.log.tail()
+        for number, record in tail.cycles.items():
+            for manifest in record.manifests:
+                if manifest.topic == self._p.topic:
+                    self._p.tables.roll_forward(number, manifest)
+        return tail.next_number - 1
+
+    def _begin(self, partitions: Iterable[int]) -> dict[int, int]:
+        """Partition -> where to read on; a partition without a position gets one, for good."""
+        partitions = tuple(partitions)
+        source, tables = self._p.source, self._p.tables
+        known = tables.knows_topic_id(self._topic_id)
+        held = tables.positions(partitions)
+        if not known and any(position is not None for position in held.values()):
+            raise TopicRecreated(self._p.topic)
+        missing = [partition for partition, position in held.items() if position is None]
+        if missing:
+            committed = {} if known else source.committed(missing)
+            starts = {}
+            for partition in missing:
+                marks = source.watermarks(partition)
+                starts[partition] = resolve_start(
+                    committed.get(partition), marks.low, marks.high, table_is_new=not known,
+                    earliest=self._config.kafka.auto_offset_reset is OffsetReset.EARLIEST)
+            tables.begin(starts, self._topic_id)
+            held = tables.positions(partitions)
+        return {partition: int(position) for partition, position in held.items()
+                if position is not None}
+
+    # -- the group --------------------------------------------------------------------------
+
+    def _on_assign(self, partitions: tuple[int, ...]) -> dict[int, int]:
+        """Say where the partitions begin, after everything decided about them is in the tables."""
+        if not partitions:
+            return {}
+        self._roll_forward()
+        self._p.tables.refresh()
+        starts = self._begin(partitions)
+        self._assigned |= set(partitions)
+        self._draft.book.add(starts)
+        self._slot.count(Report.REBALANCES)
+        log_event(logger, logging.INFO, "partitions_assigned", topic=self._p.topic,
+                  starts=starts)
+        return starts
+
+    def _on_revoke(self, partitions: tuple[int, ...]) -> None:
+        """Drop everything undecided: an open file mixes partitions, the next owner reads on."""
+        self._assigned -= set(partitions)
+        self._revoked = True
+        if self._out is not None:
+            self._out.orphaned = True
+        self._slot.count(Report.REBALANCES)
+        log_event(logger, logging.INFO, "partitions_revoked", topic=self._p.topic,
+                  partitions=list(partitions))
+
+    # -- the cycle --------------------------------------------------------------------------
+
+    def _learn_outcome(self) -> None:
+        if self._out is None:
+            return
+        cycle_id, phase = self._p.block.phase()
+        included = self._slot.order(Order.INCLUDED_CYCLE)
+        fate = outcome(self._out.cycle_id, phase, cycle_id, included)
+        if fate is Outcome.WAIT:
+            return
+        out, self._out = self._out, None
+        if fate is Outcome.COMMIT:
+            self._owed = Owed(self._slot.order(Order.INCLUDED_RECORD), out.manifest)
+        elif out.orphaned or self._slot.order(Order.RESET_CYCLE) == out.cycle_id:
+            self._prepared = []
+            self._roll_forward()
+            self._p.tables.refresh()
+            self._read_again()
+        else:
+            self._prepared = out.parts + self._prepared
+
+    def _commit_owed(self) -> None:
+        """Commit the decided manifest: DLQ first, bronze second, Kafka's offsets last."""
+        now = self._clock.monotonic()
+        if self._owed is None or now < self._commit_retry.at:
+            return
+        owed = self._owed
+        try:
+            self._p.tables.roll_forward(owed.number, owed.manifest)
+        except RecoverableError as error:
+            self._commit_retry.failed(now)
+            self._slot.count(Report.COMMIT_FAILURES)
+            self._report(error)
+            return
+        self._owed = None
+        self._commit_retry.worked()
+        self._slot.histograms[Histogram.COMMIT].observe(self._clock.monotonic() - now)
+        self._count(owed.manifest)
+        self._slot.set_report(Report.DONE_RECORD, owed.number)
+        self._clear_error()
+        self._p.wake_supervisor()
+        self._tell_offsets(wait=False)
+
+    def _vote(self) -> None:
+        cycle_id, phase = self._p.block.phase()
+        if phase is not Phase.FLUSHING or cycle_id == self._voted_cycle:
+            return
+        self._voted_cycle = cycle_id
+        vote = Vote.FAILED
+        try:
+            vote = self._prepare(cycle_id)
+        except RecoverableError as error:
+            self._report(error)
+        finally:
+            self._slot.cast(Ballot(cycle_id, vote))
+            self._p.wake_supervisor()
+
+    def _prepare(self, cycle_id: int) -> Vote:
+        """Make a manifest of everything read so far, complete and readable before the vote."""
+        if not self._started or self._owed is not None or self._out is not None:
+            return Vote.FAILED
+        if self._clock.monotonic() < self._read_retry.at:
+            return Vote.FAILED
+        # An id never returns: that it is still the old one now proves that everything read until
+        # now was read from the topic the table was begun for.
+        if self._p.source.topic_id() != self._topic_id:
+            raise TopicRecreated(self._p.topic)
+        for partition, position in self._p.source.positions().items():
+            if position > self._draft.book.ends.get(partition, position):
+                self._draft.book.reach(partition, position)
+        self._close_draft()
+        self._slot.set_report(Report.FLUSH_WANTED, 0)
+        if not self._prepared:
+            self._clear_error()
+            return Vote.EMPTY
+        manifest = self._manifest()
+        content = encode(manifest)
+        if len(content) > self._slot.manifest.capacity:
+            raise ManifestTooLarge(f"{len(content)} bytes, {len(manifest.files)} files")
+        self._slot.manifest.write(content)
+        self._out = BallotOut(cycle_id, manifest, self._prepared, self._clock.monotonic())
+        self._prepared = []
+        return Vote.PREPARED
+
+    def _close_draft(self) -> None:
+        """Finish the open files, so that a new draft begins where they end."""
+        if not self._draft.book.moved:
+            return
+        began = self._clock.monotonic()
+        try:
+            prepared = self._draft.close(self._clock.unix_ms())
+        except StorageUnavailable:
+            self._upload_failed()
+            raise
+        self._slot.histograms[Histogram.UPLOAD].observe(self._clock.monotonic() - began)
+        self._slot.count(Report.FILES_UPLOADED, len(prepared.files))
+        self._slot.count(Report.BYTES_UPLOADED, prepared.bytes)
+        self._prepared.append(prepared)
+        self._draft = self._new_draft(self._draft.book.ends)
+
+    def _manifest(self) -> Manifest:
+        flaws: dict[str, int] = {}
+        for part in self._prepared:
+            for kind, count in part.flaws.items():
+                flaws[kind] = flaws.get(kind, 0) + count
+        return Manifest(
+            self._p.topic, self._topic_id, self._p.incarnation,
+            tuple(file for part in self._prepared for file in part.files),
+            join(part.ranges for part in self._prepared), flaws)
+
+    # -- reading ----------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        if not self._started:
+            self._clock.sleep(POLL_S)
+            return
+        self._pause_or_resume()
+        polled = self._p.source.poll(
+            self._config.limits.consume_batch_messages, self._poll_timeout())
+        if self._revoked:
+            self._revoked = False
+            self._prepared = []
+            self._read_again()
+            return
+        if len(polled.batch):
+            self._take(polled.batch)
+        for event in polled.out_of_range:
+            self._bridge_gap(event)
+
+    def _poll_timeout(self) -> float:
+        now = self._clock.monotonic()
+        waiting = self._out is not None and now - self._out.cast_at < WAITING_SHORT_S
+        return WAITING_POLL_S if waiting else POLL_S
+
+    def _take(self, batch: Batch) -> None:
+        now_ms = self._clock.unix_ms()
+        self._draft.book.check(batch.partitions, batch.offsets)
+        decoded = decode(batch, now_ms, self._p.topic, SERVICE_VERSION)
+        if decoded.dead_of and not self._config.dlq_enabled:
+            self._apply_malformed_policy(decoded)
+        try:
+            self._draft.take(batch, decoded, now_ms)
+        except StorageUnavailable:
+            self._upload_failed()
+            raise
+        self._read_retry.worked()
+        self._slot.count(Report.MESSAGES_CONSUMED, len(batch))
+        if self._draft.bytes >= self._config.limits.file_bytes_max * FLUSH_ASK_SHARE:
+            if not self._slot.report(Report.FLUSH_WANTED):
+                self._slot.set_report(Report.FLUSH_WANTED, 1)
+                self._p.wake_supervisor()
+
+    def _apply_malformed_policy(self, decoded: Decoded) -> None:
+        kinds = ", ".join(f"{kind} {count}" for kind, count in decoded.flaws_of.items())
+        where = f"topic {self._p.topic}, partitions {sorted(decoded.dead_of)}: {kinds}"
+        if self._config.on_malformed is OnMalformed.STOP:
+            raise MalformedMessage(where)
+        held_back = self._log_limit.admit(("skipped", *decoded.flaws_of), self._clock.monotonic())
+        if held_back is not None:
+            log_event(logger, logging.WARNING, "messages_skipped", topic=self._p.topic,
+                      flaws=kinds, suppressed=held_back)
+
+    def _bridge_gap(self, event: OutOfRange) -> None:
+        """Kafka holds nothing at our position: name the loss and go on, or stop the topic."""
+        if self._p.source.topic_id() != self._topic_id:
+            raise TopicRecreated(self._p.topic)
+        wanted = self._draft.book.ends[event.partition]
+        marks = self._p.source.watermarks(event.partition)
+        if marks.low <= wanted <= marks.high:
+            self._p.source.rewind({event.partition: wanted})
+            return
+        if wanted > marks.high or self._config.gap_policy is GapPolicy.FAIL:
+            raise OffsetGap(self._p.topic, event.partition, wanted, marks.low, marks.high)
+        log_event(logger, logging.ERROR, "offsets_lost", topic=self._p.topic,
+                  partition=event.partition, start=wanted, end=marks.low)
+        self._draft.book.lose(event.partition, marks.low, "retention")
+        self._p.source.rewind({event.partition: marks.low})
+
+    def _pause_or_resume(self) -> None:
+        wanted = self._reason_to_pause()
+        if wanted is not Paused.NO and self._paused is Paused.NO:
+            self._p.source.pause()
+            self._slot.count(Report.PAUSES)
+        elif wanted is Paused.NO and self._paused is not Paused.NO:
+            self._p.source.resume()
+        self._paused = wanted
+
+    def _reason_to_pause(self) -> Paused:
+        limits = self._config.limits
+        carried = [*self._prepared, *(self._out.parts if self._out is not None else ())]
+        if self._clock.monotonic() < self._read_retry.at:
+            return Paused.BACKING_OFF
+        if (sum(len(part.files) for part in carried) >= limits.carry_over_files_max
+                or sum(part.bytes for part in carried) >= limits.carry_over_bytes_max):
+            return Paused.CARRY_OVER_FULL
+        if self._draft.bytes >= limits.file_bytes_max:
+            return Paused.FILE_FULL
+        return Paused.NO
+
+    def _upload_failed(self) -> None:
+        self._slot.count(Report.UPLOAD_FAILURES)
+        self._read_again()
+
+    def _read_again(self) -> None:
+        """Drop the draft and go back to the end of what is decided, out for a vote or prepared."""
+        positions = {
+            partition: position for partition, position
+            in self._p.tables.positions(sorted(self._assigned)).items() if position is not None}
+        manifests = [held.manifest for held in (self._owed, self._out) if held is not None]
+        for ranges in (*(m.ranges for m in manifests), *(p.ranges for p in self._prepared)):
+            for part in ranges:
+                if part.partition in positions:
+                    positions[part.partition] = max(positions[part.partition], part.end)
+        self._draft = self._new_draft(positions)
+        self._p.source.rewind(positions)
+
+    def _new_draft(self, positions: dict[int, int]) -> Draft:
+        return Draft(self._p.store, self._p.topic, self._file_limits, positions,
+                     dlq_enabled=self._config.dlq_enabled)
+
+    # -- telling ----------------------------------------------------------------------------
+
+    def _tell_offsets(self, *, wait: bool) -> None:
+        """Bring the group's offsets up to the table's positions; best effort, never ahead."""
+        if not self._started:
+            return
+        held = self._p.tables.positions(sorted(self._assigned))
+        news = {partition: position for partition, position in held.items()
+                if position is not None and self._offsets_told.get(partition) != position}
+        if news:
+            self._p.source.commit(news, wait=wait)
+            self._offsets_told.update(news)
+        self._offsets_at = self._clock.monotonic() + OFFSETS_RETRY_S
+
+    def offsets_refused(self, cause: str) -> None:
+        """Called by the source when the group did not take offsets: they are told again."""
+        self._offsets_told = {}
+        self._slot.count(Report.OFFSET_COMMIT_FAILURES)
+        held_back = self._log_limit.admit("offsets_refused", self._clock.monotonic())
+        if held_back is not None:
+            log_event(logger, logging.WARNING, "kafka_offsets_not_committed",
+                      topic=self._p.topic, cause=cause, suppressed=held_back)
+
+    def _count(self, manifest: Manifest) -> None:
+        slot = self._slot
+        ranges = manifest.ranges
+        slot.count(Report.ROWS, sum(part.rows for part in ranges))
+        slot.count(Report.SKIPPED, sum(part.skipped for part in ranges))
+        slot.count(Report.OFFSETS_ABSENT, sum(part.absent for part in ranges))
+        slot.count(Report.OFFSETS_LOST,
+                   sum(gap.end - gap.start for part in ranges for gap in part.lost))
+        if manifest.dead_letter_spans:
+            for kind, count in manifest.flaws.items():
+                slot.count(_DEAD_LETTER_WORDS[kind], count)
+        slot.count(Report.COMMITS)
+        slot.set_report(Report.LAST_COMMIT_AT_MS, self._clock.unix_ms())
+        slot.set_report(Report.LAST_COMMIT_NS, self._clock.monotonic_ns())
+        self._publish_versions()
+
+    def _publish_versions(self) -> None:
+        self._slot.set_report(Report.TABLE_VERSION, self._p.tables.bronze.version)
+        self._slot.set_report(Report.DLQ_TABLE_VERSION, self._p.tables.dlq_version or 0)
+
+    def _publish(self) -> None:
+        slot, now = self._slot, self._clock.monotonic()
+        parts = [*self._prepared, *(self._out.parts if self._out is not None else ())]
+        slot.set_report(Report.OPEN_BYTES, self._draft.bytes)
+        slot.set_report(Report.OPEN_ROWS, self._draft.rows)
+        slot.set_report(Report.CARRIED_FILES, sum(len(part.files) for part in parts))
+        slot.set_report(Report.PAUSED, self._paused)
+        slot.set_report(Report.PARTITIONS, len(self._assigned))
+        if self._started and now >= self._lag_at:
+            self._lag_at = now + LAG_INTERVAL_S
+            lag = self._p.source.lag()
+            slot.set_report(Report.LAG, lag or 0)
+            slot.set_report(Report.LAG_KNOWN, int(lag is not None))
+        if self._started and now >= self._offsets_at:
+            self._tell_offsets(wait=False)
+
+    def _report(self, error: IngestError) -> None:
+        """Show an error in /health and, at a bounded rate, in the log."""
+        content = {"at": rfc3339(self._clock.unix_ms()), "name": error.name,
+                   "message": str(error)[:800], "what_to_do": error.what_to_do}
+        self._slot.error.write(json.dumps(content).encode()[:self._slot.error.capacity])
+        self._slot.set_report(Report.ERROR_ACTIVE, 1)
+        held_back = self._log_limit.admit(error.name, self._clock.monotonic())
+        if held_back is not None:
+            level = logging.WARNING if isinstance(error, RecoverableError) else logging.ERROR
+            log_event(logger, level, "worker_error", topic=self._p.topic, error=error.name,
+                      message=error, what_to_do=error.what_to_do, suppressed=held_back)
+
+    def doubt(self, error: RecoverableError) -> None:
+        """Called for each commit that was answered by an error and is now read back."""
+        conflict = isinstance(error, CommitConflict)
+        self._slot.count(Report.COMMIT_CONFLICTS if conflict else Report.COMMITS_AMBIGUOUS)
+
+    def _clear_error(self) -> None:
+        self._slot.set_report(Report.ERROR_ACTIVE, 0)
