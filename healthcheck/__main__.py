@@ -28,6 +28,8 @@ from shared.logs import configure, log_event
 
 ORDERLY_END_S = 2.0
 """Time for answers under way after the supervisor has gone; then the process just ends."""
+NICENESS = 5
+"""Below the workers' priority: a flood of requests gets the CPU they leave over."""
 
 _LOGGER = logging.getLogger("healthcheck")
 _STDIN = 0
@@ -38,6 +40,7 @@ def main(arguments: list[str]) -> ExitCode:
     options = _parser().parse_args(arguments)
     configure(options.log_level, options.log_format)
     quieten()
+    os.nice(NICENESS)
     signal.signal(signal.SIGTERM, _end)
     if not os.isatty(_STDIN):
         # Ctrl-C reaches every process of the terminal; the page shows the stop to its end.

@@ -14,7 +14,7 @@ from healthcheck.verdict import NOTHING_WAITS, Health, judge
 from shared.block import Block
 from shared.clock import SystemClock
 
-LOOK_INTERVAL_S = 5.0
+LOOK_INTERVAL_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 CONNECTIONS_MAX = 50
 BACKLOG_CONNECTIONS = 64
-REQUEST_SECONDS = 10
+REQUEST_SECONDS = 5
 """A request that is not complete by then is not going to be one."""
 IDLE_SECONDS = 75
 """Longer than the usual pause between two scrapes, so that a scraper keeps its connection."""
@@ -40,7 +40,9 @@ LIMITS = {
     "max_request_header_size": 4096,
     "max_request_body_size": 1024,
     "inbuf_overflow": 16 * 1024,
-    "recv_bytes": 4096,
+    # More than the limits, so that what is refused has mostly been read: closing a connection with
+    # unread bytes resets it, and the asker would not get the refusal.
+    "recv_bytes": 16 * 1024,
     "ident": None,
     "expose_tracebacks": False,
     "clear_untrusted_proxy_headers": True,
