@@ -105,7 +105,7 @@ def check(
         ledger: what was written; its producer must not be at work.
         lake_uri: ``s3://bucket/prefix`` or a folder.
         storage_options: as deltalake takes them.
-        topics: those to look at; by default all of the ledger.
+        topics: those to look at; by default all of the ledger. None at all is a ValueError.
         readers: each reads everything on its own.
         complete: every message must be in. Otherwise only those below the position that the
             bronze table holds for the partition, so that a running service can be judged.
@@ -113,9 +113,12 @@ def check(
             no table at all.
     """
     report = Report()
+    names = ledger.topics() if topics is None else list(topics)
+    if not names or not readers:
+        raise ValueError("no topics or no readers: the verdict would mean nothing")
     for name in readers:
         reader = reader_named(name, storage_options)
-        for topic in ledger.topics() if topics is None else topics:
+        for topic in names:
             _TopicJudge(report, ledger, lake_uri, topic, reader, dlq).judge(
                 None if complete else _positions(ledger, lake_uri, storage_options, topic)
             )

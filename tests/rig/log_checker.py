@@ -37,6 +37,8 @@ from tests.rig.report import Report
 
 POSITION = re.compile(r"bronze/(?P<topic>.+)/(?P<partition>\d+)")
 PROTOCOL = {"minReaderVersion": 1, "minWriterVersion": 2}
+NEVER = 1 << 62
+"""A version that no table reaches."""
 
 _HEADERS = "list<struct<key: string, value: binary>>"
 _COMMON = {
@@ -253,7 +255,7 @@ def _check_completeness(
     undone: list[int] = []
     for record in records:
         for part in record.parts:
-            missing = [table for table in part.tables if part.number not in done[table]]
+            missing = [table for table in part.tables if part.number not in done.get(table, {})]
             if not missing:
                 continue
             undone.append(part.number)
@@ -298,7 +300,7 @@ def _check_cuts(
             if not visible or part.number > max(visible):
                 continue
             for table in part.tables:
-                if table in versions and done[table].get(part.number, 1 << 62) > versions[table]:
+                if table in versions and done[table].get(part.number, NEVER) > versions[table]:
                     report.add(
                         "torn_cut", where, f"record {max(visible)} is in it, {part} is not"
                     )

@@ -6,6 +6,7 @@ version of the table.
 
 from __future__ import annotations
 
+import functools
 import importlib.resources
 import json
 from collections.abc import Iterator, Mapping
@@ -85,17 +86,13 @@ class DuckdbReader:
     name = "duckdb"
 
     def __init__(self, options: Mapping[str, str] | None) -> None:
-        self._connection = duckdb.connect(
-            config={"memory_limit": DUCKDB_MEMORY, "threads": DUCKDB_THREADS}
-        )
-        for extension in ("httpfs", "delta"):
-            self._connection.execute(f"load '{_extension_file(extension)}'")
+        self._connection = _duckdb().cursor()
         self._connection.execute("set timezone = 'UTC'")
         endpoint = option(options, "aws_endpoint_url")
         if endpoint:
             parts = urlsplit(endpoint)
             self._connection.execute(
-                "create secret (type s3, key_id $key, secret $secret, region $region, "
+                "create or replace secret lake (type s3, key_id $key, secret $secret, region $region, "
                 "endpoint $endpoint, url_style 'path', use_ssl $ssl)",
                 {
                     "key": option(options, "aws_access_key_id"),
@@ -119,6 +116,24 @@ class DuckdbReader:
             f"select {names} from delta_scan($uri)", {"uri": uri}
         )
         yield from result.to_arrow_reader(BATCH_ROWS)
+
+
+@functools.cache
+def _duckdb() -> duckdb.DuckDBPyConnection:
+    """DuckDB with its extensions, loaded once: that takes most of a second.
+
+    Without its cache of files, so that each look is a look at the store.
+    """
+    connection = duckdb.connect(
+        config={
+            "memory_limit": DUCKDB_MEMORY,
+            "threads": DUCKDB_THREADS,
+            "enable_external_file_cache": False,
+        }
+    )
+    for extension in ("httpfs", "delta"):
+        connection.execute(f"load '{_extension_file(extension)}'")
+    return connection
 
 
 DUCKDB_TYPES = {
