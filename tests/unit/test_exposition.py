@@ -224,7 +224,8 @@ def test_exactly_one_state_phase_and_cause_is_set(
             and name in ("bronze_phase", "bronze_topic_state", "bronze_paused")}
     assert ones == {
         (("phase", "aborting"),),
-        (("state", "isolated"), ("topic", TOPICS[0])), (("state", "starting"), ("topic", TOPICS[1])),
+        (("state", "isolated"), ("topic", TOPICS[0])),
+        (("state", "starting"), ("topic", TOPICS[1])),
         (("cause", "file_full"), ("topic", TOPICS[0])),
     }
 

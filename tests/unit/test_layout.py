@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -94,26 +95,24 @@ def test_tags_and_standings_fit_where_they_are_kept() -> None:
     assert len(Standing) <= WORD_MAX
 
 
-def fields(block: Block) -> list[tuple[str, int, Callable[[Any], None], Callable[[], Any]]]:
-    """(name, bytes or 0 for a word, write, read) of every field of `block`."""
-    found: list[tuple[str, int, Callable[[Any], None], Callable[[], Any]]] = []
-    for header in Header:
-        if header not in IDENTITY:
-            found.append((header.name, 0, lambda value, w=header: block.set(w, value),
-                          lambda w=header: block.get(w)))
+Field = tuple[str, int, Callable[[Any], None], Callable[[], Any]]
+"""Name, bytes (0 for a word), write, read."""
+
+
+def fields(block: Block) -> list[Field]:
+    """Every field of `block` that a test may write."""
+    found: list[Field] = [
+        (word.name, 0, partial(block.set, word), partial(block.get, word))
+        for word in Header if word not in IDENTITY
+    ]
     for index in range(block.topic_count):
         slot = block.slot(index)
-        for order in Order:
-            found.append((f"{index} {order.name}", 0,
-                          lambda value, s=slot, w=order: s.set_order(w, value),
-                          lambda s=slot, w=order: s.order(w)))
-        for report in Report:
-            found.append((f"{index} {report.name}", 0,
-                          lambda value, s=slot, w=report: s.set_report(w, value),
-                          lambda s=slot, w=report: s.report(w)))
-        for name in ("verdict", "error", "manifest"):
-            blob = getattr(slot, name)
-            found.append((f"{index} {name}", blob.capacity, blob.write, blob.read))
+        found += [(f"{index} {word.name}", 0, partial(slot.set_order, word),
+                   partial(slot.order, word)) for word in Order]
+        found += [(f"{index} {word.name}", 0, partial(slot.set_report, word),
+                   partial(slot.report, word)) for word in Report]
+        found += [(f"{index} {name}", blob.capacity, blob.write, blob.read) for name, blob in (
+            ("verdict", slot.verdict), ("error", slot.error), ("manifest", slot.manifest))]
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from enum import IntEnum
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ DIED = Trouble("2026-03-01T12:00:01.000Z", "WorkerDied", "signal 9", "Nothing.")
 NO_DURATIONS = Durations((0,) * (len(BUCKET_BOUNDS_S) + 1), 0.0)
 
 
-def words(kind: type, **values: int) -> tuple[int, ...]:
+def words(kind: type[IntEnum], **values: int) -> tuple[int, ...]:
     """All words of `kind`, those not named being 0."""
     assert set(values) <= set(kind.__members__)
     return tuple(values.get(word.name, 0) for word in kind)
