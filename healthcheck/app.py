@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 
 from flask import Flask, Response
-from werkzeug.exceptions import HTTPException
 
 from healthcheck import page
 from healthcheck.exposition import CONTENT_TYPE, Exposition
@@ -18,7 +17,7 @@ from healthcheck.moment import Observer
 from healthcheck.verdict import is_live, is_ready
 from shared.block import Block
 from shared.clock import SystemClock
-from shared.logs import RateLimit, log_event
+from shared.logs import RateLimit
 
 ADDRESSES = {
     "/health": "whether messages get to their tables, per topic, and what to do (200 or 503)",
@@ -28,6 +27,7 @@ ADDRESSES = {
 }
 
 _METHODS = ["GET", "HEAD"]
+_REFUSALS = {400: "bad request", 404: "not found", 405: "method not allowed"}
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -85,19 +85,19 @@ def _guard(app: Flask, clock: SystemClock) -> None:
         response.headers.update(SECURITY_HEADERS)
         return response
 
-    @app.errorhandler(HTTPException)
-    def refuse(error: HTTPException) -> Response:
-        status = error.code or 500
-        response = Response(f"{error.name.lower()}\n", status, mimetype="text/plain")
+    def refuse(status: int) -> Response:
+        response = Response(f"{_REFUSALS[status]}\n", status, mimetype="text/plain")
         if status == 405:
             response.headers["Allow"] = ", ".join(_METHODS)
         return response
+
+    for status in _REFUSALS:
+        app.register_error_handler(status, lambda _error, status=status: refuse(status))
 
     @app.errorhandler(Exception)
     def fail(error: Exception) -> Response:
         held_back = repeats.admit(type(error), clock.monotonic())
         if held_back is not None:
-            log_event(_LOGGER, logging.ERROR, "health_page_failed", error=type(error).__name__,
-                      message=error, held_back=held_back)
-            _LOGGER.debug("health_page_failed", exc_info=error)
+            _LOGGER.error("health_page_failed", exc_info=error,
+                          extra={"facts": {"held_back": held_back}})
         return Response("internal error\n", 500, mimetype="text/plain")

@@ -22,7 +22,7 @@ from healthcheck.moment import LOOK_INTERVAL_S, Observer
 from shared.logs import RateLimit
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIApplication
+    from wsgiref.types import WSGIApplication
 
 CONNECTIONS_MAX = 50
 BACKLOG_CONNECTIONS = 64
