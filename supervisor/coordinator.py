@@ -411,7 +411,9 @@ class Coordinator:
         for topic, member in self.members.items():
             slot, standing = self._slots[topic], member.standing
             slot.set_order(Order.FAILURES, member.failures)
-            if self._standings.get(topic) is standing:
+            # That a topic owes a record for the milliseconds of a commit is no news.
+            in_time = standing is Standing.BEHIND and self._phase is Phase.COMMITTING
+            if self._standings.get(topic) is standing or in_time:
                 continue
             before, self._standings[topic] = self._standings.get(topic), standing
             slot.set_order(Order.STANDING, _STANDINGS.index(standing))

@@ -6,6 +6,7 @@ topic gets a new one: with a forkserver in between, a closed pipe alone would no
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import select
@@ -21,7 +22,7 @@ from shared.config import Config
 from shared.exit_codes import WorkerExit
 from shared.layout import Order, Report
 from shared.logs import log_event
-from supervisor.respawn import History, after_death, describe
+from supervisor.respawn import History, Respawn, after_death, describe
 from supervisor.signals import drain
 from workers import entry
 
@@ -161,9 +162,7 @@ class Fleet:
             berth.respawn_at = None if fate.delay_s is None else now + fate.delay_s
             berth.slot.set_order(Order.PID, 0)
             deaths.append(Death(berth.topic, exit_code, fate.delay_s is not None))
-            level = logging.INFO if exit_code == WorkerExit.STOPPED_CLEANLY else logging.ERROR
-            log_event(logger, level, "worker_died", topic=berth.topic, how=describe(exit_code),
-                      deaths_without_progress=fate.history.deaths, respawn_in_s=fate.delay_s)
+            _log_end(berth.topic, exit_code, fate)
         return deaths
 
     def _is_over(self, child: Child) -> bool:
@@ -235,8 +234,15 @@ class Fleet:
             f"the worker ended: {describe(death.exit_code)}", remedy))
 
 
+def _log_end(topic: str, exit_code: int, fate: Respawn) -> None:
+    if exit_code == WorkerExit.STOPPED_CLEANLY:
+        log_event(logger, logging.INFO, "worker_stopped", topic=topic)
+        return
+    log_event(logger, logging.ERROR, "worker_died", topic=topic, how=describe(exit_code),
+              deaths_without_progress=fate.history.deaths, respawn_in_s=fate.delay_s)
+
+
 def _verdict(unix_ms: int, name: str, message: str, remedy: str) -> bytes:
-    import json
     return json.dumps({"at": rfc3339(unix_ms), "name": name, "message": message,
                        "what_to_do": remedy}).encode()
 

@@ -22,7 +22,8 @@ from confluent_kafka.admin import AdminClient
 
 from shared.config import KafkaConfig, Limits
 from shared.errors import (
-    Fenced, KafkaAuthenticationFailed, KafkaUnavailable, RecoverableError, TopicMissing,
+    Fenced, IngestError, KafkaAuthenticationFailed, KafkaUnavailable, RecoverableError,
+    TopicMissing, TopicStopped,
 )
 from workers.batch import Batch
 
@@ -58,10 +59,19 @@ class OutOfRange:
 
 @dataclass(frozen=True, slots=True)
 class Polled:
-    """What one poll brought."""
+    """What one poll brought.
+
+    An error stands beside the messages, not in their place: they were delivered, will not be
+    delivered again, and must be taken before the error is raised.
+    """
 
     batch: Batch
     out_of_range: tuple[OutOfRange, ...] = ()
+    error: IngestError | None = None
+
+
+class AssignmentFailed(Exception):
+    """A rebalance could not be followed; the process must end and join anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +101,17 @@ class Source(Protocol):
         """Join the group.  `on_assign` gives the start per partition; both run inside `poll`."""
 
     def poll(self, messages_max: int, timeout_s: float) -> Polled:
-        """Up to `messages_max` messages; raises `Fenced` and `RecoverableError`."""
+        """Up to `messages_max` messages.
+
+        Raises `AssignmentFailed` and `TopicStopped` out of the callbacks, and `KafkaUnavailable`
+        when what was delivered is unknown: reading must then be rewound.
+        """
 
     def positions(self) -> dict[int, int]:
         """Assigned partition -> next_offset behind what was delivered, control records too."""
 
-    def lag(self) -> int | None:
-        """Messages not yet read over the assigned partitions, None while unknown."""
+    def ends(self) -> dict[int, int]:
+        """Assigned partition -> high watermark, where known; cheap while reading."""
 
     def rewind(self, offsets: Mapping[int, int]) -> None:
         """Read on from `offsets`; nothing already fetched is delivered."""
@@ -242,27 +256,32 @@ class KafkaSource:
             raise self._named("consume", error) from error
         if self._callback_error is not None:
             error, self._callback_error = self._callback_error, None
-            raise error
+            if isinstance(error, TopicStopped):
+                raise error
+            raise AssignmentFailed(f"topic {self._topic}: {error}") from error
         failed = [message for message in messages if message.error() is not None]
         if failed:
             messages = [message for message in messages if message.error() is None]
-        out_of_range = tuple(filter(None, map(self._judge_error, failed)))
+        judged = [self._judge_error(message) for message in failed]
         if messages:
             self._problem = Problem.NONE
-        return Polled(_batch(messages), out_of_range)
+        return Polled(
+            _batch(messages), tuple(found for found in judged if isinstance(found, OutOfRange)),
+            next((found for found in judged if isinstance(found, IngestError)), None))
 
-    def _judge_error(self, message: Any) -> OutOfRange | None:
+    def _judge_error(self, message: Any) -> OutOfRange | IngestError | None:
         error = message.error()
         if error.code() == KafkaError._AUTO_OFFSET_RESET:
             return OutOfRange(message.partition(), message.offset())
-        if error.code() in (KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED):
-            raise Fenced(f"the group gave our membership of topic {self._topic} to another member")
+        if error.fatal() or error.code() in (KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED):
+            return Fenced(f"the group gave our membership of topic {self._topic} to another "
+                          f"member ({error.str()})")
         if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART,
                             KafkaError.TOPIC_AUTHORIZATION_FAILED):
-            raise TopicMissing(self._topic)
+            return TopicMissing(self._topic)
         if error.code() == KafkaError._PARTITION_EOF or error.retriable():
             return None
-        raise self._named("consume", KafkaException(error))
+        return self._named("consume", KafkaException(error))
 
     def positions(self) -> dict[int, int]:
         """See `Source`."""
@@ -270,21 +289,19 @@ class KafkaSource:
         found = self._consumer.position(asked) if asked else []
         return {part.partition: part.offset for part in found if part.offset >= 0}
 
-    def lag(self) -> int | None:
-        """See `Source`."""
-        positions = self.positions()
-        total = 0
+    def ends(self) -> dict[int, int]:
+        """See `Source`; a paused partition is not fetched, so its end must be asked for."""
+        found = {}
         for index in self._assigned:
             try:
                 _, high = self._consumer.get_watermark_offsets(
                     TopicPartition(self._topic, index), cached=not self._paused,
                     timeout=REQUEST_TIMEOUT_S)
             except KafkaException:
-                return None
-            if high < 0 or index not in positions:
-                return None
-            total += max(0, high - positions[index])
-        return total
+                continue
+            if high >= 0:
+                found[index] = high
+        return found
 
     def rewind(self, offsets: Mapping[int, int]) -> None:
         """See `Source`."""

@@ -41,5 +41,6 @@ DLQ_FILE = pa.schema([
 
 
 def table_schema(file_schema: pa.Schema) -> pa.Schema:
-    """A table's columns: its files' and the partition column."""
-    return file_schema.append(pa.field(PARTITION_COLUMN, pa.date32()))
+    """A table's columns: its files' with the partition column behind `_ingested_at`."""
+    behind = file_schema.get_field_index("_ingested_at") + 1
+    return file_schema.insert(behind, pa.field(PARTITION_COLUMN, pa.date32()))

@@ -15,6 +15,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from enum import IntEnum
 
 from shared.backoff import Backoff
 from shared.block import Block, Slot
@@ -113,6 +114,17 @@ class Retry:
         self.backoff, self.at = self.backoff.reset(), 0.0
 
 
+class Restart(IntEnum):
+    """What must be dropped and read again before reading or voting may go on.
+
+    Kept until it succeeded: to go on from a draft that lost something would lose rows.
+    """
+
+    NO = 0
+    DRAFT = 1
+    EVERYTHING = 2
+
+
 class Worker:
     """See the module."""
 
@@ -129,7 +141,8 @@ class Worker:
         self._out: BallotOut | None = None
         self._owed: Owed | None = None
         self._voted_cycle = 0
-        self._revoked = False
+        self._restart = Restart.NO
+        self._gaps: dict[int, OutOfRange] = {}
         self._paused = Paused.NO
         self._start_retry, self._read_retry, self._commit_retry = Retry(), Retry(), Retry()
         self._log_limit = RateLimit()
@@ -167,6 +180,8 @@ class Worker:
             self._vote()
             if not self._started:
                 self._start()
+            self._restart_reading()
+            self._bridge_gaps()
             self._read()
         except RecoverableError as error:
             self._report(error)
@@ -249,7 +264,7 @@ class Worker:
     def _on_revoke(self, partitions: tuple[int, ...]) -> None:
         """Drop everything undecided: an open file mixes partitions, the next owner reads on."""
         self._assigned -= set(partitions)
-        self._revoked = True
+        self._restart = Restart.EVERYTHING
         if self._out is not None:
             self._out.orphaned = True
         self._slot.count(Report.REBALANCES)
@@ -270,10 +285,7 @@ class Worker:
         if fate is Outcome.COMMIT:
             self._owed = Owed(self._slot.order(Order.INCLUDED_RECORD), out.manifest)
         elif out.orphaned or self._slot.order(Order.RESET_CYCLE) == out.cycle_id:
-            self._prepared = []
-            self._roll_forward()
-            self._p.tables.refresh()
-            self._read_again()
+            self._restart = Restart.EVERYTHING
         else:
             self._prepared = out.parts + self._prepared
 
@@ -316,6 +328,8 @@ class Worker:
     def _prepare(self, cycle_id: int) -> Vote:
         """Make a manifest of everything read so far, complete and readable before the vote."""
         if not self._started or self._owed is not None or self._out is not None:
+            return Vote.FAILED
+        if self._restart is not Restart.NO or self._gaps:
             return Vote.FAILED
         if self._clock.monotonic() < self._read_retry.at:
             return Vote.FAILED
@@ -373,17 +387,19 @@ class Worker:
             self._clock.sleep(POLL_S)
             return
         self._pause_or_resume()
-        polled = self._p.source.poll(
-            self._config.limits.consume_batch_messages, self._poll_timeout())
-        if self._revoked:
-            self._revoked = False
-            self._prepared = []
-            self._read_again()
-            return
+        try:
+            polled = self._p.source.poll(
+                self._config.limits.consume_batch_messages, self._poll_timeout())
+        except RecoverableError:
+            self._restart = max(self._restart, Restart.DRAFT)
+            raise
+        if self._restart is not Restart.NO:
+            return  # What came is read again from where the restart goes back to.
         if len(polled.batch):
             self._take(polled.batch)
-        for event in polled.out_of_range:
-            self._bridge_gap(event)
+        self._gaps.update({event.partition: event for event in polled.out_of_range})
+        if polled.error is not None:
+            raise polled.error
 
     def _poll_timeout(self) -> float:
         now = self._clock.monotonic()
@@ -418,21 +434,30 @@ class Worker:
             log_event(logger, logging.WARNING, "messages_skipped", topic=self._p.topic,
                       flaws=kinds, suppressed=held_back)
 
-    def _bridge_gap(self, event: OutOfRange) -> None:
-        """Kafka holds nothing at our position: name the loss and go on, or stop the topic."""
+    def _bridge_gaps(self) -> None:
+        """Kafka holds nothing at a position: name the loss and go on, or stop the topic."""
+        if not self._gaps:
+            return
         if self._p.source.topic_id() != self._topic_id:
             raise TopicRecreated(self._p.topic)
-        wanted = self._draft.book.ends[event.partition]
-        marks = self._p.source.watermarks(event.partition)
+        for partition in sorted(self._gaps):
+            self._bridge_gap(partition)
+            del self._gaps[partition]
+
+    def _bridge_gap(self, partition: int) -> None:
+        wanted = self._draft.book.ends.get(partition)
+        if wanted is None:
+            return
+        marks = self._p.source.watermarks(partition)
         if marks.low <= wanted <= marks.high:
-            self._p.source.rewind({event.partition: wanted})
+            self._p.source.rewind({partition: wanted})
             return
         if wanted > marks.high or self._config.gap_policy is GapPolicy.FAIL:
-            raise OffsetGap(self._p.topic, event.partition, wanted, marks.low, marks.high)
+            raise OffsetGap(self._p.topic, partition, wanted, marks.low, marks.high)
         log_event(logger, logging.ERROR, "offsets_lost", topic=self._p.topic,
-                  partition=event.partition, start=wanted, end=marks.low)
-        self._draft.book.lose(event.partition, marks.low, "retention")
-        self._p.source.rewind({event.partition: marks.low})
+                  partition=partition, start=wanted, end=marks.low)
+        self._p.source.rewind({partition: marks.low})
+        self._draft.book.lose(partition, marks.low, "retention")
 
     def _pause_or_resume(self) -> None:
         wanted = self._reason_to_pause()
@@ -446,7 +471,7 @@ class Worker:
     def _reason_to_pause(self) -> Paused:
         limits = self._config.limits
         carried = [*self._prepared, *(self._out.parts if self._out is not None else ())]
-        if self._clock.monotonic() < self._read_retry.at:
+        if self._restart is not Restart.NO or self._clock.monotonic() < self._read_retry.at:
             return Paused.BACKING_OFF
         if (sum(len(part.files) for part in carried) >= limits.carry_over_files_max
                 or sum(part.bytes for part in carried) >= limits.carry_over_bytes_max):
@@ -457,10 +482,16 @@ class Worker:
 
     def _upload_failed(self) -> None:
         self._slot.count(Report.UPLOAD_FAILURES)
-        self._read_again()
+        self._restart = max(self._restart, Restart.DRAFT)
 
-    def _read_again(self) -> None:
-        """Drop the draft and go back to the end of what is decided, out for a vote or prepared."""
+    def _restart_reading(self) -> None:
+        """Go back to the end of what is decided, out for a vote or prepared; drop the rest."""
+        if self._restart is Restart.NO or self._clock.monotonic() < self._read_retry.at:
+            return
+        if self._restart is Restart.EVERYTHING:
+            self._prepared = []
+            self._roll_forward()
+            self._p.tables.refresh()
         positions = {
             partition: position for partition, position
             in self._p.tables.positions(sorted(self._assigned)).items() if position is not None}
@@ -469,8 +500,10 @@ class Worker:
             for part in ranges:
                 if part.partition in positions:
                     positions[part.partition] = max(positions[part.partition], part.end)
-        self._draft = self._new_draft(positions)
         self._p.source.rewind(positions)
+        self._draft = self._new_draft(positions)
+        self._gaps = {}
+        self._restart = Restart.NO
 
     def _new_draft(self, positions: dict[int, int]) -> Draft:
         return Draft(self._p.store, self._p.topic, self._file_limits, positions,
@@ -529,11 +562,18 @@ class Worker:
         slot.set_report(Report.PARTITIONS, len(self._assigned))
         if self._started and now >= self._lag_at:
             self._lag_at = now + LAG_INTERVAL_S
-            lag = self._p.source.lag()
-            slot.set_report(Report.LAG, lag or 0)
-            slot.set_report(Report.LAG_KNOWN, int(lag is not None))
+            self._publish_lag()
         if self._started and now >= self._offsets_at:
             self._tell_offsets(wait=False)
+
+    def _publish_lag(self) -> None:
+        """Messages not read yet; control records the client has passed over do not count."""
+        ends, positions = self._p.source.ends(), self._p.source.positions()
+        read = {**self._draft.book.ends, **positions}
+        known = self._assigned <= ends.keys()
+        lag = sum(max(0, ends[p] - read[p]) for p in self._assigned) if known else 0
+        self._slot.set_report(Report.LAG, lag)
+        self._slot.set_report(Report.LAG_KNOWN, int(known))
 
     def _report(self, error: IngestError) -> None:
         """Show an error in /health and, at a bounded rate, in the log."""
