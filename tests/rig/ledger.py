@@ -44,7 +44,7 @@ ERROR_CLASSES: Mapping[Kind, str] = {
     Kind.INVALID_UTF8: "encoding",
     Kind.TRUNCATED: "json",
     Kind.NAN: "json",
-    Kind.EMPTY: "json",
+    Kind.EMPTY: "empty",
 }
 """The error_class that the DLQ row of each malformed kind must have."""
 

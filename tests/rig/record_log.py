@@ -171,7 +171,7 @@ def _check_identities(report: Report, records: list[RecordEntry]) -> None:
     complete: dict[str, int] = {}
     for record in records:
         where = f"record {record.number}"
-        if record.complete_through < complete.get(record.uuid, 0):
+        if record.complete_through < complete.get(record.uuid, -1):
             report.add("complete_through_wrong", WHERE, f"{where}: fell")
         complete[record.uuid] = record.complete_through
         if record.kind == "start":

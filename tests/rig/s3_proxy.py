@@ -145,6 +145,7 @@ class S3Proxy:
     Attributes:
         endpoint: what clients are given instead.
         requests: how many requests came in.
+        errors: what callbacks raised; a test asserts that there is nothing.
     """
 
     def __init__(self, upstream: str, port: int = 0) -> None:
@@ -155,6 +156,7 @@ class S3Proxy:
         self._rules: list[Rule] = []
         self._writers: set[asyncio.StreamWriter] = set()
         self.requests = 0
+        self.errors: list[Exception] = []
         self._thread = LoopThread("s3-proxy")
         self._server: asyncio.Server = self._thread.call(self._listen(port))
         self.port: int = self._server.sockets[0].getsockname()[1]
@@ -266,24 +268,24 @@ class S3Proxy:
         rule = next((rule for rule in self._rules if rule.take(request)), None)
         action = rule.action if rule else PASS
         if rule is not None and rule.on_match is not None:
-            await _in_thread(rule.on_match, request)
+            await self._in_thread(rule.on_match, request)
         if action.kind in (Kind.FAIL_BEFORE, Kind.RESET_BEFORE, Kind.HANG_BEFORE):
             # The body is read to its end, so that the client's send is not what fails.
             if head.expects_continue:
                 writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             async for _ in _body(reader, head):
                 pass
-            return await _answer_falsely(writer, action)
+            return await _answer_falsely(writer, action, method)
         if action.kind is Kind.DELAY:
             await asyncio.sleep(action.seconds)
         answer = await link.send(head, _body(reader, head), writer)
         if rule is not None and rule.on_effect is not None:
             done = Request(request.method, request.path, request.query, answer.status)
-            await _in_thread(rule.on_effect, done)
+            await self._in_thread(rule.on_effect, done)
         if action.kind in (Kind.FAIL_AFTER, Kind.RESET_AFTER, Kind.HANG_AFTER):
             async for _ in link.body(answer, method):
                 pass
-            return await _answer_falsely(writer, action)
+            return await _answer_falsely(writer, action, method)
         writer.write(answer.raw)
         async for piece in link.body(answer, method):
             if action.kind is Kind.SLOW:
@@ -292,6 +294,14 @@ class S3Proxy:
             await writer.drain()
         await writer.drain()
         return not (head.wants_close or answer.wants_close)
+
+    async def _in_thread(self, callback: Callback, request: Request) -> None:
+        """Run a test's callback; one that fails must not look like a healthy store."""
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, callback, request)
+        except Exception as error:
+            self.errors.append(error)
+            raise _Broken(f"a callback failed: {error!r}") from error
 
 
 class _Broken(Exception):
@@ -421,15 +431,19 @@ async def _body(reader: asyncio.StreamReader, head: _Head) -> _Pieces:
         yield await reader.readexactly(size + 2)
 
 
-async def _answer_falsely(writer: asyncio.StreamWriter, action: Action) -> bool:
+async def _answer_falsely(
+    writer: asyncio.StreamWriter, action: Action, method: str
+) -> bool:
     """Give the client what the rule says instead of an answer; tells whether it stays open."""
     if action.kind in (Kind.FAIL_BEFORE, Kind.FAIL_AFTER):
         code = {429: "TooManyRequests", 503: "SlowDown"}.get(action.status, "InternalError")
         body = f"<Error><Code>{code}</Code><Message>made by a test</Message></Error>".encode()
         writer.write(
             f"HTTP/1.1 {action.status} Made By A Test\r\nContent-Type: application/xml\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n".encode() + body
+            f"Content-Length: {len(body)}\r\n\r\n".encode()
         )
+        if method != "HEAD":
+            writer.write(body)
         await writer.drain()
         return True
     await asyncio.sleep(action.seconds)
@@ -440,14 +454,6 @@ async def _answer_falsely(writer: asyncio.StreamWriter, action: Action) -> bool:
 async def _write_slowly(writer: asyncio.StreamWriter, data: bytes, bytes_per_s: float) -> None:
     for start in range(0, len(data), SLOW_PIECE_BYTES):
         piece = data[start : start + SLOW_PIECE_BYTES]
+        await asyncio.sleep(len(piece) / bytes_per_s)
         writer.write(piece)
         await writer.drain()
-        await asyncio.sleep(len(piece) / bytes_per_s)
-
-
-async def _in_thread(callback: Callback, request: Request) -> None:
-    """Run a test's callback; one that fails must not look like a healthy store."""
-    try:
-        await asyncio.get_running_loop().run_in_executor(None, callback, request)
-    except Exception as error:
-        raise _Broken(f"a callback failed: {error!r}") from error
