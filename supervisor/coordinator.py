@@ -423,14 +423,13 @@ class Coordinator:
                 log_event(logger, logging.ERROR if bad else logging.INFO, "topic_standing_changed",
                           topic=topic, before=before.value, now=standing.value,
                           failures=member.failures)
-            self._publish_verdict(topic, standing)
+            if standing is Standing.ISOLATED:
+                self._publish_isolation(topic)
+            else:
+                slot.verdict.clear()
 
-    def _publish_verdict(self, topic: str, standing: Standing) -> None:
-        verdict = self._slots[topic].verdict
-        if standing is not Standing.ISOLATED:
-            verdict.clear()
-            return
-        verdict.write(json.dumps({
+    def _publish_isolation(self, topic: str) -> None:
+        self._slots[topic].verdict.write(json.dumps({
             "at": rfc3339(self._clock.unix_ms()), "name": "TopicIsolated",
             "message": f"it failed {self.members[topic].failures} cycles in a row, "
                        "so the other topics go on without it",

@@ -227,11 +227,18 @@ class Fleet:
             child.make_certain()
         self._recoveries = {}
 
-    def tell_death(self, death: Death, remedy: str) -> None:
-        """Leave word in the topic's slot of what its worker can no longer say."""
-        self._berths[death.topic].slot.verdict.write(_verdict(
-            self._clock.unix_ms(), "WorkerDied",
-            f"the worker ended: {describe(death.exit_code)}", remedy))
+    def tell_death(self, death: Death) -> None:
+        """Leave word in the topic's slot of what its worker can no longer say.
+
+        It stays until a new incarnation has started; a topic's own named error says more.
+        """
+        if death.exit_code in (WorkerExit.STOPPED_CLEANLY, WorkerExit.TOPIC_STOPPED):
+            return
+        self._berths[death.topic].slot.verdict.write(json.dumps({
+            "at": rfc3339(self._clock.unix_ms()), "name": "WorkerDied",
+            "message": f"its worker ended: {describe(death.exit_code)}",
+            "what_to_do": "None: it is started again; if it repeats, see its lines in the log.",
+        }).encode())
 
 
 def _log_end(topic: str, exit_code: int, fate: Respawn) -> None:
@@ -240,11 +247,6 @@ def _log_end(topic: str, exit_code: int, fate: Respawn) -> None:
         return
     log_event(logger, logging.ERROR, "worker_died", topic=topic, how=describe(exit_code),
               deaths_without_progress=fate.history.deaths, respawn_in_s=fate.delay_s)
-
-
-def _verdict(unix_ms: int, name: str, message: str, remedy: str) -> bytes:
-    return json.dumps({"at": rfc3339(unix_ms), "name": name, "message": message,
-                       "what_to_do": remedy}).encode()
 
 
 def _pidfd(pid: int) -> int | None:

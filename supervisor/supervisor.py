@@ -152,6 +152,7 @@ class Supervisor:
 
     def _mourn(self, death: Death) -> None:
         self._coordinator.worker_died(death.topic)
+        self._fleet.tell_death(death)
         if not death.returns:
             self._coordinator.topic_stopped(death.topic)
         if death.exit_code == WorkerExit.FENCED:
