@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from enum import IntEnum
 
 DIGEST_BYTES = 16
-
-Headers = Sequence[tuple[str, bytes | None]]
 
 _FIXED = struct.Struct("<qqqq")
 _LENGTH = struct.Struct("<q")
@@ -71,14 +69,15 @@ def digest_of(
     return hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
 
 
-def pack_headers(headers: Iterable[tuple[str | None, bytes | None]]) -> bytes:
+def pack_headers(headers: Iterable[tuple[str | None, str | bytes | None]]) -> bytes:
     """The headers as bytes, in their order, with nothing that could be read in two ways.
 
     No headers at all and an empty list are the same to Kafka, so they are the same here: b"".
     """
     parts: list[bytes] = []
     for name, value in headers:
-        for item in (None if name is None else name.encode(), value):
+        for text in (name, value):
+            item = text.encode() if isinstance(text, str) else text
             parts.append(_LENGTH.pack(_NULL if item is None else len(item)))
             parts.append(item or b"")
     return b"".join(parts)

@@ -225,7 +225,8 @@ class _TableJudge:
         if not self._is_bronze:
             # Positions are sparse here: those with dead letters must be there, others may.
             needed = {entry.partition for entry in part.ranges if entry.dead_letters}
-            ends = {number: end for number, end in ends.items() if number in needed | set(positions)}
+            needed |= set(positions)
+            ends = {number: end for number, end in ends.items() if number in needed}
         if positions != ends:
             self._add("txn_differs", commit, f"{part}: positions {positions}, record {ends}")
         for entry in part.ranges:

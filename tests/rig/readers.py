@@ -155,8 +155,9 @@ def _delta_type(value: object) -> str:
     if value["type"] == "array":
         return f"array<{_delta_type(value['elementType'])}>"
     if value["type"] == "struct":
-        inner = ",".join(f"{field['name']}:{_delta_type(field['type'])}" for field in value["fields"])
-        return f"struct<{inner}>"
+        fields = value["fields"]
+        inner = (f"{field['name']}:{_delta_type(field['type'])}" for field in fields)
+        return f"struct<{','.join(inner)}>"
     return json.dumps(value)
 
 

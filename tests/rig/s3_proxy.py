@@ -352,8 +352,9 @@ class _Upstream:
             self.close()
             opening = asyncio.open_connection(*self._address, limit=HEAD_LIMIT_BYTES)
             self._reader, self._writer = await asyncio.wait_for(opening, UPSTREAM_TIMEOUT_S)
-        assert self._reader is not None
-        self._writer.write(head.raw)
+        assert self._reader is not None and self._writer is not None
+        writer = self._writer
+        writer.write(head.raw)
         if head.expects_continue:
             answer = await self._answer()
             if answer.status != 100:
@@ -361,8 +362,8 @@ class _Upstream:
                 raise _Broken(answer.first)
             client.write(answer.raw)
         async for piece in body:
-            self._writer.write(piece)
-            await self._writer.drain()
+            writer.write(piece)
+            await writer.drain()
         return await self._answer()
 
     async def body(self, answer: _Head, method: str) -> _Pieces:

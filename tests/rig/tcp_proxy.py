@@ -124,9 +124,10 @@ class TcpProxy:
         try:
             await self._may_flow.wait()
             opening = asyncio.open_connection(*self._upstream)
-            answer, upstream = await asyncio.wait_for(opening, CONNECT_TIMEOUT_S)
-            self._writers.add(upstream)
-            await asyncio.gather(self._pump(reader, upstream), self._pump(answer, writer))
+            answer, request = await asyncio.wait_for(opening, CONNECT_TIMEOUT_S)
+            upstream = request
+            self._writers.add(request)
+            await asyncio.gather(self._pump(reader, request), self._pump(answer, writer))
         except (OSError, asyncio.TimeoutError, ConnectionError):
             # Either side is gone; the other one learns it from the reset below.
             reset(writer)

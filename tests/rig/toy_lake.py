@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction
-from deltalake.transaction import AddAction
+from deltalake.transaction import AddAction, RemoveAction
 
 from tests.rig.lake import RECORDS, bronze_table, dlq_table
 from tests.rig.ledger import ERROR_CLASSES, Kind, Ledger
@@ -230,7 +230,9 @@ class ToyLake:
         path.write_text(json.dumps(record))
         self.next_number += 1
 
-    def carry_out(self, record: Record, topic: str, tables: Iterable[str] = ("dlq", "bronze")) -> None:
+    def carry_out(
+        self, record: Record, topic: str, tables: Iterable[str] = ("dlq", "bronze")
+    ) -> None:
         """Commit a topic's part of a record, dead letters first."""
         (manifest,) = (part for part in record["manifests"] if part["topic"] == topic)
         for kind in tables:
@@ -247,7 +249,7 @@ class ToyLake:
     def commit(self, table: str, files: list[Record], positions: Mapping[int, int]) -> None:
         """Commit files and positions to a table, whatever anybody decided."""
         topic = table.split("bronze_", 1)[1]
-        adds = [
+        adds: list[AddAction | RemoveAction] = [
             AddAction(
                 file["path"], file["size"], {PARTITION_COLUMN: file["date"]}, 0, True, file["stats"]
             )

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -20,7 +21,7 @@ READERS = ("deltalake", "duckdb")
 BRONZE, DLQ = "bronze_a", "dlq_bronze_a"
 
 
-def judge(lake: ToyLake, reader: str, **arguments: bool) -> Report:
+def judge(lake: ToyLake, reader: str, **arguments: Any) -> Report:
     return check(lake.ledger, str(lake.folder), topics=lake.topics, readers=[reader], **arguments)
 
 
@@ -174,7 +175,7 @@ def test_checker_passes_a_good_lake(tmp_path: Path, reader: str) -> None:
 
 
 @pytest.mark.parametrize("reader", READERS)
-@pytest.mark.parametrize(("fault", "kind"), FAULTS, ids=lambda value: getattr(value, "__name__", value))
+@pytest.mark.parametrize(("fault", "kind"), FAULTS, ids=[fault.__name__ for fault, _ in FAULTS])
 def test_checker_sees_one_wrong_row(
     tmp_path: Path, reader: str, fault: Callable[[Rows], None], kind: str
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -17,12 +18,13 @@ from tests.services import MinioService
 BRONZE, DLQ = "bronze_a", "dlq_bronze_a"
 
 
-def judge(lake: ToyLake, **arguments: object) -> Report:
+def judge(lake: ToyLake, **arguments: Any) -> Report:
     return check_log(str(lake.folder), topics=lake.topics, **arguments)
 
 
 def first_range(record: Record) -> Record:
-    return record["manifests"][0]["ranges"][0]
+    found: Record = record["manifests"][0]["ranges"][0]
+    return found
 
 
 def bronze_file(record: Record) -> Record:

@@ -130,13 +130,15 @@ def read_back(kafka: KafkaService, topic: str, isolation: str) -> Ledger:
     def is_at_end() -> bool:
         for message in consumer.consume(10_000, 0.2):
             assert message.error() is None, message.error()
+            partition, offset, headers = message.partition(), message.offset(), message.headers()
+            assert partition is not None and offset is not None and not isinstance(headers, dict)
             digest = digest_of(
                 message.key(),
                 message.value(),
-                pack_headers(message.headers() or ()),
+                pack_headers(headers or ()),
                 message.timestamp()[1],
             )
-            ledger.record(topic, message.partition(), message.offset(), Kind.VALID, digest)
+            ledger.record(topic, partition, offset, Kind.VALID, digest)
         positions = consumer.position([TopicPartition(topic, number) for number in ranges])
         return all(where.offset >= ranges[where.partition][1] for where in positions)
 
