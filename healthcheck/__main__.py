@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> ExitCode:
 
 
 def _serve(options: argparse.Namespace) -> ExitCode:
-    block = Block.attach(options.block)
+    block = Block.attach(options.block, writable=False)
     clock = SystemClock()
     observer = Observer(block, clock)
     observer.look()

@@ -59,17 +59,26 @@ class Block:
         return block
 
     @classmethod
-    def attach(cls, path: Path) -> Block:
-        """Map an existing block; raises `BlockError` when it is not one of this layout."""
+    def attach(cls, path: Path, *, writable: bool = True) -> Block:
+        """Map an existing block; raises `BlockError` when it is not one of this layout.
+
+        Who only looks on maps it read-only: no defect of theirs can then change a word.
+        """
+        flags, access = ((os.O_RDWR, mmap.ACCESS_WRITE) if writable
+                         else (os.O_RDONLY, mmap.ACCESS_READ))
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+            descriptor = os.open(path, flags | os.O_NOFOLLOW)
         except OSError as error:
             raise BlockError(f"cannot open {path}: {error.strerror}") from error
         try:
             size = os.fstat(descriptor).st_size
             if size < layout.block_bytes(1):
                 raise BlockError(f"{path} has {size} bytes, too few for a block")
-            block = cls(path, mmap.mmap(descriptor, size), 0)
+            if size % layout.WORD_BYTES:
+                raise BlockError(f"{path} has {size} bytes, which is no whole number of words")
+            block = cls(path, mmap.mmap(descriptor, size, access=access), 0)
+        except OSError as error:
+            raise BlockError(f"cannot map {path}: {error.strerror}") from error
         finally:
             os.close(descriptor)
         block._check(size)

@@ -73,7 +73,11 @@ class Range(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """One topic's part of a cycle; flaws counts its dead letters (or skipped) by error class."""
+    """One topic's part of a cycle.
+
+    flaws counts its dead letters (or skipped) by error class; value_bytes is the size of all its
+    values as Kafka held them, dead letters included.
+    """
 
     topic: str
     topic_id: str
@@ -81,6 +85,7 @@ class Manifest(msgspec.Struct, frozen=True):
     files: tuple[DataFile, ...]
     ranges: tuple[Range, ...]
     flaws: dict[str, int] = {}
+    value_bytes: int = 0
 
     @property
     def spans(self) -> tuple[Span, ...]:

@@ -425,7 +425,7 @@ class Coordinator:
                           failures=member.failures)
             if standing is Standing.ISOLATED:
                 self._publish_isolation(topic)
-            else:
+            elif standing in (Standing.ACTIVE, Standing.STOPPED):
                 slot.verdict.clear()
 
     def _publish_isolation(self, topic: str) -> None:

@@ -20,11 +20,15 @@ from workers.schemas import BRONZE_FILE, DLQ_FILE
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Files that are uploaded and invisible, and the ranges they cover."""
+    """Files that are uploaded and invisible, and the ranges they cover.
+
+    value_bytes: raw size of the values in the ranges, as Kafka held them.
+    """
 
     files: tuple[DataFile, ...]
     ranges: tuple[Range, ...]
     flaws: Mapping[str, int] = field(default_factory=dict)
+    value_bytes: int = 0
 
     @property
     def bytes(self) -> int:
@@ -86,4 +90,4 @@ class Draft:
     def close(self, now_ms: int) -> Prepared:
         """Finish all uploads.  Raises `StorageUnavailable`."""
         files = [*self._closed, *(file.close(now_ms) for file in self._open.values())]
-        return Prepared(tuple(files), self.book.ranges(), dict(self._flaws))
+        return Prepared(tuple(files), self.book.ranges(), dict(self._flaws), self.bytes)

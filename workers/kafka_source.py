@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -29,6 +30,7 @@ from workers.batch import Batch
 
 REQUEST_TIMEOUT_S = 5.0
 """One metadata, watermark or committed-offsets request; well below any heartbeat limit."""
+CLOSE_LIMIT_S = 3.0
 METADATA_REFRESH_MS = 10_000
 """New partitions are noticed within this; the promise is 30 s."""
 SESSION_TIMEOUT_MS = 45_000
@@ -331,8 +333,10 @@ class KafkaSource:
             self._on_commit_failure(error.args[0].str())
 
     def close(self) -> None:
-        """See `Source`."""
-        self._consumer.close()
+        """See `Source`; a broker that is away must not hold up a stop."""
+        closing = threading.Thread(target=self._consumer.close, name="close", daemon=True)
+        closing.start()
+        closing.join(CLOSE_LIMIT_S)
 
 
 def _consumer_properties(limits: Limits) -> dict[str, Any]:

@@ -378,7 +378,8 @@ class Worker:
         return Manifest(
             self._p.topic, self._topic_id, self._p.incarnation,
             tuple(file for part in self._prepared for file in part.files),
-            join(part.ranges for part in self._prepared), flaws)
+            join(part.ranges for part in self._prepared), flaws,
+            sum(part.value_bytes for part in self._prepared))
 
     # -- reading ----------------------------------------------------------------------------
 
@@ -536,6 +537,7 @@ class Worker:
         slot = self._slot
         ranges = manifest.ranges
         slot.count(Report.ROWS, sum(part.rows for part in ranges))
+        slot.count(Report.VALUE_BYTES, manifest.value_bytes)
         slot.count(Report.SKIPPED, sum(part.skipped for part in ranges))
         slot.count(Report.OFFSETS_ABSENT, sum(part.absent for part in ranges))
         slot.count(Report.OFFSETS_LOST,

@@ -153,9 +153,9 @@ def _check_log(tables: tuple[Table, ...], log: tuple[Rec | None, ...]) -> str | 
     after = claimed(log)
     ends: dict[int, int | None] = {}
     for number, record in enumerate(log):
-        if record is None:
-            continue
-        for topic, pieces in record.manifests:
+        if record is None and number > after:
+            return f"record {number} is missing, and only {after} is claimed to be complete"
+        for topic, pieces in record.manifests if record is not None else ():
             span = Span(0, pieces[0][0], pieces[-1][1])
             txn = tables[topic].txn
             if number <= after:

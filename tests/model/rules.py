@@ -25,6 +25,8 @@ class Rules:
     start_record_lands_behind_claims: bool = True
     # Manifests go into the record without comparing them with the decided frontier.
     frontier_rule: bool = True
+    # The frontier starts empty, not with the records the listing shows.
+    frontier_from_listing: bool = True
     # The record that took our number is not added to the frontier.
     frontier_learns_from_taken_numbers: bool = True
     # A worker positions itself from txn without reading the log first.
@@ -63,6 +65,8 @@ class Rules:
     complete_records_are_ignored: bool = True
     # Any record but the newest may be trimmed.
     trim_only_complete: bool = True
+    # Trimming goes by what the service knows, not by what a record in the log claims.
+    trim_below_written_claims: bool = True
     # Complete records are trimmed in any order.
     trim_oldest_first: bool = True
     # A writer does not check that the record before its own is still there.

@@ -65,6 +65,8 @@ def observe(service: Service) -> Service:
 
 def _take_note(service: Service) -> Service:
     workers = service.workers
+    if not workers:
+        return service
     done = tuple(worker.done for worker in workers)
     members = service.members
     if not all(member.started for member in members):
@@ -277,8 +279,9 @@ def _view(state: State, service: Service, config: Config, rules: Rules) -> Servi
     frontier: dict[tuple[int, int], int] = {}
     members = [Member() for _ in config.topics]
     for number, record in listed:
-        frontier = advance_frontier(
-            frontier, {topic: [_span(pieces)] for topic, pieces in record.manifests})
+        if rules.frontier_from_listing:
+            frontier = advance_frontier(
+                frontier, {topic: [_span(pieces)] for topic, pieces in record.manifests})
         topics = [topic for topic, _ in record.manifests]
         members = list(after_decision(dict(enumerate(members)), topics, number).values())
     return service._replace(
@@ -422,8 +425,11 @@ def _trims(state: State, service: Service, rules: Rules) -> Iterator[tuple[str, 
     present = [number for number, record in enumerate(state.log) if record is not None]
     if not present:
         return
+    complete = service.claim
+    if not rules.trim_below_written_claims:
+        complete = complete_through([service.claim], service.done)
     doomed = [number for number in present[:-1]
-              if number <= service.claim or not rules.trim_only_complete]
+              if number <= complete or not rules.trim_only_complete]
     for number in doomed[:1] if rules.trim_oldest_first else doomed:
         record = state.log[number]
         if any((state.tables[topic].txn or 0) < pieces[-1][1]

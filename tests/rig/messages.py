@@ -94,9 +94,8 @@ class MessageSource:
             self._malformed += 1
             self._next_malformed = number + self._gap()
             value = malformed_value(kind, number, self._random)
-        return Message(
-            key, value, headers, timestamp_ms, kind, digest_of(key, value, packed, timestamp_ms)
-        )
+        digest = digest_of(key, value, packed, timestamp_ms)
+        return Message(key, value, headers, timestamp_ms, kind, digest)
 
     def _gap(self) -> int:
         """Messages from one malformed one to the next: geometric, so that neighbours occur."""

@@ -92,8 +92,8 @@ class DuckdbReader:
         if endpoint:
             parts = urlsplit(endpoint)
             self._connection.execute(
-                "create or replace secret lake (type s3, key_id $key, secret $secret, region $region, "
-                "endpoint $endpoint, url_style 'path', use_ssl $ssl)",
+                "create or replace secret lake (type s3, key_id $key, secret $secret, "
+                "region $region, endpoint $endpoint, url_style 'path', use_ssl $ssl)",
                 {
                     "key": option(options, "aws_access_key_id"),
                     "secret": option(options, "aws_secret_access_key"),

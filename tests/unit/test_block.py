@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -103,6 +104,43 @@ def test_a_short_file_is_refused(path: Path, size: int) -> None:
     path.write_bytes(bytes(size))
     with pytest.raises(BlockError, match=f"has {size} bytes, too few"):
         Block.attach(path)
+
+
+@pytest.mark.parametrize("extra", [1, 4, 7])
+def test_a_file_of_broken_words_is_refused(path: Path, extra: int) -> None:
+    """The words of a block are 8 bytes each; a torn file must not end in a traceback."""
+    path.write_bytes(bytes(layout.block_bytes(1) + extra))
+    with pytest.raises(BlockError, match="no whole number of words"):
+        Block.attach(path)
+
+
+def test_a_file_that_cannot_be_mapped_is_named(
+    path: Path, block: Block, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory or mappings may be at their limit; the sidecar says so and does not crash."""
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr("shared.block.mmap.mmap", refuse)
+    with pytest.raises(BlockError, match=f"cannot map {path}: Cannot allocate memory"):
+        Block.attach(path)
+
+
+def test_an_onlooker_sees_everything_and_can_change_nothing(block: Block, path: Path) -> None:
+    """The sidecar answers strangers; whatever happens in it, ingestion's words stay ours."""
+    onlooker = Block.attach(path, writable=False)
+    block.slot(1).set_report(Report.ROWS, 5)
+    block.slot(1).error.write(b"an error")
+    assert onlooker.slot(1).report(Report.ROWS) == 5
+    assert onlooker.slot(1).error.read() == b"an error"
+    for change in (lambda: onlooker.set(Header.READY, 1),
+                   lambda: onlooker.slot(1).count(Report.ROWS),
+                   lambda: onlooker.slot(1).error.write(b"another"),
+                   lambda: onlooker.cycle_seconds.observe(1.0)):
+        with pytest.raises(TypeError, match="read-only"):
+            change()
+    assert block.slot(1).report(Report.ROWS) == 5
+    assert block.slot(1).error.read() == b"an error"
 
 
 def test_a_foreign_file_is_refused(path: Path) -> None:

@@ -31,6 +31,8 @@ def what_it_is(value: bytes | None) -> str | None:
     """The error class of a value by the standard library's own judgement."""
     if value is None:
         return None
+    if not value:
+        return "empty"
     try:
         json.loads(value.decode(), parse_constant=refuse_constant)
     except UnicodeDecodeError:
