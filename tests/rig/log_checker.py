@@ -288,6 +288,7 @@ def _check_cuts(
     for record in records:
         versions = record.table_versions
         where = f"the cut of record {record.number}"
+        report.checked["cuts"] += bool(versions)
         for table, version in versions.items():
             if table not in done or version >= lengths[table]:
                 report.add("torn_cut", where, f"{table} has no version {version}")

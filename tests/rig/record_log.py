@@ -193,7 +193,7 @@ def _check_record(report: Report, record: RecordEntry) -> None:
     both = set(topics) & set(record.excluded)
     if both:
         report.add("excluded_and_named", WHERE, f"record {record.number}: {sorted(both)}")
-    if record.complete_through >= record.number > 0:
+    if record.complete_through >= record.number:
         report.add("complete_through_wrong", WHERE, f"record {record.number}: names itself")
 
 

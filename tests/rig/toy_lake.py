@@ -224,7 +224,7 @@ class ToyLake:
         record.setdefault("instance", "0")
         record.setdefault("uuid", self.uuid)
         record.setdefault("written_at", "2026-01-01T00:00:00Z")
-        record.setdefault("complete_through", max(self.next_number - 1, 0))
+        record.setdefault("complete_through", self.next_number - 1)
         record.setdefault("record_version", 1)
         path = folder / f"{self.next_number:020d}.json"
         path.write_text(json.dumps(record))

@@ -44,7 +44,7 @@ def test_log_checker_passes_a_good_log(lake: ToyLake) -> None:
     """Two cycles of two topics with dead letters, judged with the ledger, are without fault."""
     report = judge(lake, ledger=lake.ledger)
     report.assert_ok()
-    assert report.checked == {"commits": 14, "records": 3, "files": 8}
+    assert report.checked == {"commits": 14, "records": 3, "files": 8, "cuts": 2}
 
 
 def test_log_checker_passes_a_record_without_files(lake: ToyLake) -> None:
@@ -72,7 +72,7 @@ def test_log_checker_reads_s3(lake: ToyLake, minio: MinioService, lake_prefix: s
     uri, options = minio.lake_uri(lake_prefix), minio.storage_options()
     report = check_log(uri, options, lake.topics, ledger=lake.ledger)
     report.assert_ok()
-    assert report.checked == {"commits": 14, "records": 3, "files": 8}
+    assert report.checked == {"commits": 14, "records": 3, "files": 8, "cuts": 2}
     client.remove_object(minio.bucket, f"{lake_prefix}/_bronze/log/{2:020d}.json")
     assert "visible_unrecorded" in check_log(uri, options, lake.topics).kinds()
 
