@@ -304,7 +304,7 @@ def _check_cuts(
             for table in part.tables:
                 if table in versions and done[table].get(part.number, NEVER) > versions[table]:
                     report.add(
-                        "torn_cut", where, f"record {max(visible)} is in it, {part} is not"
+                        "torn_cut", where, f"record {max(visible)} is in it, {part} is not in {table}"
                     )
 
 

@@ -36,8 +36,9 @@ BODY_BYTES_MAX = 4_000_000
 LOG_LINES_IN_ERRORS = 40
 FOREIGN_PREFIXES = (
     "KAFKA_", "AWS_", "LAKE_", "HEALTH_", "LOG_", "BATCH_", "CYCLE_", "STOP_", "START_", "DLQ_",
-)
-FOREIGN_NAMES = ("INSTANCE_ID", "ISOLATE_AFTER", "ON_MALFORMED", "NOTIFY_SOCKET")
+    "STORE_", "GAP_", "HEARTBEAT_", "CARRY_OVER_", "ISOLATE_", "CONSUME_", "ROW_GROUP_", "UPLOAD_",
+)  # fmt: skip
+FOREIGN_NAMES = ("INSTANCE_ID", "ON_MALFORMED", "FILE_BYTES_MAX", "NOTIFY_SOCKET")
 """Settings that the shell of the test's user may hold; they must not reach the service."""
 
 SIDECAR_MODULE = "healthcheck"
