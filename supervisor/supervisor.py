@@ -34,7 +34,7 @@ from supervisor.systemd import Notifier
 
 logger = logging.getLogger("supervisor")
 
-TICK_S = 0.25
+TICK_S = 0.5
 """Longest wait of a turn; votes, deaths, signals and jobs end it earlier."""
 FROZEN_S = 5.0
 """A turn that took longer means that we were stopped: nobody's silence counts meanwhile."""

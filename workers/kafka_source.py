@@ -37,6 +37,8 @@ SESSION_TIMEOUT_MS = 45_000
 GROUP_INSTANCE_CHARS_MAX = 249
 FETCH_BACKOFF_MS = 5
 """How long the fetcher sleeps on a full queue; the default of 1000 ms starves small queues."""
+FETCH_WAIT_MS = 1_000
+"""How long the broker may hold a fetch while there is nothing; new messages end it at once."""
 PARTITION_FETCH_BYTES = 256 * 1024
 
 OnAssign = Callable[[tuple[int, ...]], Mapping[int, int]]
@@ -355,6 +357,7 @@ def _consumer_properties(limits: Limits) -> dict[str, Any]:
         "queued.max.messages.kbytes": limits.kafka_queue_kilobytes,
         "queued.min.messages": max(1000, limits.consume_batch_messages),
         "fetch.queue.backoff.ms": FETCH_BACKOFF_MS,
+        "fetch.wait.max.ms": FETCH_WAIT_MS,
         "fetch.message.max.bytes": PARTITION_FETCH_BYTES,
     }
 

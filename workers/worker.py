@@ -45,6 +45,8 @@ logger = logging.getLogger("worker")
 
 POLL_S = 0.1
 """How long a turn waits for messages; also how late a flush order is noticed."""
+IDLE_POLL_S, IDLE_AFTER_S = 0.25, 2.0
+"""The same when nothing came for a while: a service without messages should cost nothing."""
 WAITING_POLL_S = 0.01
 """The same right after a vote, when the decision is milliseconds away."""
 WAITING_SHORT_S = 2.0
@@ -146,7 +148,7 @@ class Worker:
         self._paused = Paused.NO
         self._start_retry, self._read_retry, self._commit_retry = Retry(), Retry(), Retry()
         self._log_limit = RateLimit()
-        self._lag_at = 0.0
+        self._read_at = self._lag_at = 0.0
         self._offsets_told: dict[int, int] = {}
         self._offsets_at = 0.0
 
@@ -404,8 +406,9 @@ class Worker:
 
     def _poll_timeout(self) -> float:
         now = self._clock.monotonic()
-        waiting = self._out is not None and now - self._out.cast_at < WAITING_SHORT_S
-        return WAITING_POLL_S if waiting else POLL_S
+        if self._out is not None:
+            return WAITING_POLL_S if now - self._out.cast_at < WAITING_SHORT_S else POLL_S
+        return IDLE_POLL_S if now - self._read_at >= IDLE_AFTER_S else POLL_S
 
     def _take(self, batch: Batch) -> None:
         now_ms = self._clock.unix_ms()
@@ -419,6 +422,7 @@ class Worker:
             self._upload_failed()
             raise
         self._read_retry.worked()
+        self._read_at = self._clock.monotonic()
         self._slot.count(Report.MESSAGES_CONSUMED, len(batch))
         if self._draft.bytes >= self._config.limits.file_bytes_max * FLUSH_ASK_SHARE:
             if not self._slot.report(Report.FLUSH_WANTED):
