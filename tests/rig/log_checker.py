@@ -303,9 +303,8 @@ def _check_cuts(
                 continue
             for table in part.tables:
                 if table in versions and done[table].get(part.number, NEVER) > versions[table]:
-                    report.add(
-                        "torn_cut", where, f"record {max(visible)} is in it, {part} is not in {table}"
-                    )
+                    detail = f"record {max(visible)} is in it, {part} is not in {table}"
+                    report.add("torn_cut", where, detail)
 
 
 def _check_files(report: Report, lake: fs.FileSystem, files: list[FileEntry]) -> None:
