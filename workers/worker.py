@@ -169,8 +169,7 @@ class Worker:
         except Fenced as error:
             self._report(error)
             return WorkerExit.FENCED
-        self._tell_offsets(wait=True)
-        self._p.source.close()
+        self._say_goodbye()
         return WorkerExit.STOPPED_CLEANLY
 
     def run_once(self) -> None:
@@ -185,6 +184,8 @@ class Worker:
             self._restart_reading()
             self._bridge_gaps()
             self._read()
+            if self._started and self._clock.monotonic() >= self._offsets_at:
+                self._tell_offsets(wait=False)
         except RecoverableError as error:
             self._report(error)
             self._read_retry.failed(self._clock.monotonic())
@@ -205,6 +206,7 @@ class Worker:
             self._start_retry.failed(self._clock.monotonic())
             raise
         self._start_retry.worked()
+        self._read_retry.worked()
         self._p.source.subscribe(self._on_assign, self._on_revoke)
         self._started = True
         self._slot.set_report(Report.DONE_RECORD, done_through)
@@ -396,11 +398,11 @@ class Worker:
         except RecoverableError:
             self._restart = max(self._restart, Restart.DRAFT)
             raise
-        if self._restart is not Restart.NO:
-            return  # What came is read again from where the restart goes back to.
-        if len(polled.batch):
-            self._take(polled.batch)
-        self._gaps.update({event.partition: event for event in polled.out_of_range})
+        # While a restart is due, what comes is read again from where the restart goes back to.
+        if self._restart is Restart.NO:
+            if len(polled.batch):
+                self._take(polled.batch)
+            self._gaps.update({event.partition: event for event in polled.out_of_range})
         if polled.error is not None:
             raise polled.error
 
@@ -528,6 +530,14 @@ class Worker:
             self._offsets_told.update(news)
         self._offsets_at = self._clock.monotonic() + OFFSETS_RETRY_S
 
+    def _say_goodbye(self) -> None:
+        """Bring the group's offsets up to date and close; a table that is away changes nothing."""
+        try:
+            self._tell_offsets(wait=True)
+        except RecoverableError as error:
+            self.offsets_refused(str(error))
+        self._p.source.close()
+
     def offsets_refused(self, cause: str) -> None:
         """Called by the source when the group did not take offsets: they are told again."""
         self._offsets_told = {}
@@ -569,8 +579,6 @@ class Worker:
         if self._started and now >= self._lag_at:
             self._lag_at = now + LAG_INTERVAL_S
             self._publish_lag()
-        if self._started and now >= self._offsets_at:
-            self._tell_offsets(wait=False)
 
     def _publish_lag(self) -> None:
         """Messages not read yet; control records the client has passed over do not count."""
