@@ -1,0 +1,77 @@
+"""An object store in memory."""
+
+from __future__ import annotations
+
+from shared.errors import StorageUnavailable
+from tests.fakes.faults import Faults
+
+
+def refused(operation: str, path: str) -> StorageUnavailable:
+    """What any client error becomes."""
+    return StorageUnavailable(operation, path, "the twin was told to fail")
+
+
+class MemoryStore:
+    """`ObjectStore` on a dict.  `objects` is what the lake holds, `open` what is not closed yet."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.synced: list[str] = []
+        self.faults = Faults(refused)
+
+    def put_if_absent(self, path: str, data: bytes) -> bool:
+        """See `ObjectStore`."""
+        with self.faults.around("put", path):
+            if path in self.objects:
+                return False
+            self.objects[path] = bytes(data)
+        return True
+
+    def get(self, path: str) -> bytes | None:
+        """See `ObjectStore`."""
+        with self.faults.around("get", path):
+            return self.objects.get(path)
+
+    def size(self, path: str) -> int | None:
+        """See `ObjectStore`."""
+        with self.faults.around("head", path):
+            found = self.objects.get(path)
+            return None if found is None else len(found)
+
+    def list_after(self, prefix: str, after: str = "") -> list[str]:
+        """See `ObjectStore`."""
+        with self.faults.around("list", prefix):
+            return sorted(p for p in self.objects if p.startswith(prefix) and p > after)
+
+    def delete(self, path: str) -> None:
+        """See `ObjectStore`."""
+        with self.faults.around("delete", path):
+            self.objects.pop(path, None)
+
+    def open_writer(self, path: str, part_bytes: int) -> MemoryWriter:
+        """See `ObjectStore`."""
+        with self.faults.around("open", path):
+            return MemoryWriter(self, path)
+
+    def sync(self, path: str) -> None:
+        """See `ObjectStore`."""
+        with self.faults.around("sync", path):
+            self.synced.append(path)
+
+
+class MemoryWriter:
+    """`Writer`; the object appears when it is closed."""
+
+    def __init__(self, store: MemoryStore, path: str) -> None:
+        self._store, self._path = store, path
+        self._parts: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        """See `Writer`."""
+        with self._store.faults.around("write", self._path):
+            self._parts.append(bytes(data))
+
+    def close(self) -> None:
+        """See `Writer`."""
+        with self._store.faults.around("close", self._path):
+            self._store.objects[self._path] = b"".join(self._parts)
