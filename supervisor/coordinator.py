@@ -357,20 +357,21 @@ class Coordinator:
         waited_for = [t for t in owing if self.members[t].undone_record == number]
         if waited_for and not late:
             return
-        if not waited_for:
-            self._table_versions |= self._versions()
+        if not owing:
+            self._table_versions = self._cut()
         self._block.add(Header.CYCLES_COMPLETED)
         self._completed(now)
         self._log_cycle(now, waited_for)
         self._enter(Phase.CONSUMING)
 
-    def _versions(self) -> dict[str, int]:
+    def _cut(self) -> dict[str, int]:
+        """Table versions that hold exactly the records up to now: nobody owes one."""
         versions = {}
-        for topic in self._decision.included if self._decision is not None else ():
-            slot = self._slots[topic]
-            versions[bronze_table(topic)] = slot.report(Report.TABLE_VERSION)
-            if slot.report(Report.DLQ_TABLE_VERSION):
-                versions[dlq_table(topic)] = slot.report(Report.DLQ_TABLE_VERSION)
+        for topic, slot in self._slots.items():
+            for table, word in ((bronze_table(topic), Report.TABLE_VERSION),
+                                (dlq_table(topic), Report.DLQ_TABLE_VERSION)):
+                if slot.report(word):
+                    versions[table] = slot.report(word)
         return versions
 
     def _completed(self, now: float) -> None:

@@ -209,10 +209,10 @@ class Worker:
         self._read_retry.worked()
         self._p.source.subscribe(self._on_assign, self._on_revoke)
         self._started = True
+        self._publish_versions()
         self._slot.set_report(Report.DONE_RECORD, done_through)
         self._slot.set_report(Report.STARTED, self._p.incarnation)
         self._clear_error()
-        self._publish_versions()
         log_event(logger, logging.INFO, "worker_started", topic=self._p.topic,
                   incarnation=self._p.incarnation, done_record=done_through,
                   table_version=self._p.tables.bronze.version)
