@@ -311,9 +311,23 @@ class KafkaSource:
         """See `Source`."""
         try:
             for partition, offset in offsets.items():
-                self._consumer.seek(TopicPartition(self._topic, partition, offset))
+                self._rewind(TopicPartition(self._topic, partition, offset))
         except KafkaException as error:
             raise self._named("seek", error) from error
+
+    def _rewind(self, target: TopicPartition) -> None:
+        try:
+            self._consumer.seek(target)
+        except KafkaException as error:
+            if (error.args[0].code() != KafkaError._STATE
+                    or target.partition not in self._assigned):
+                raise
+            # After an offset out of range the client has given up fetching the partition and
+            # refuses to seek in it for good; assigned anew it is fetched again.
+            self._consumer.incremental_unassign([target])
+            self._consumer.incremental_assign([target])
+            if self._paused:
+                self.pause()
 
     def pause(self) -> None:
         """See `Source`."""

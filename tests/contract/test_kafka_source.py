@@ -179,8 +179,13 @@ def test_source_tells_a_retired_offset_once_and_goes_on_after_a_rewind(rig: Rig)
     assert {gap.partition for gap in gaps} == {0}
     assert rig.source.positions().get(0, 4) <= 4
     assert rig.source.watermarks(0).low == 20
+    rig.source.pause()
     rig.source.rewind({0: 20})
+    assert len(rig.source.poll(10, 0.5).batch) == 0
+    rig.source.resume()
     assert read(rig.source, 20).offsets == list(range(20, MESSAGES))
+    rig.source.rewind({0: 25})
+    assert read(rig.source, 5).offsets == list(range(25, 30))
 
 
 def test_source_keeps_the_groups_offsets(rig: Rig) -> None:
