@@ -22,7 +22,7 @@ PARTITION_LIMIT_MESSAGES = 100_000
 _BROKERS = 1
 _FIRST_BROKER_ID = 1
 # A real cluster waits 3 s for more members before the first assignment of a group.
-_REBALANCE_DELAY_MS = 1500
+_REBALANCE_DELAY_MS = 3000
 _ERROR_TEXT_BYTES = 512
 _PRODUCER_TYPE = 0
 

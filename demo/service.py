@@ -22,6 +22,9 @@ _POLL_SECONDS = 0.05
 _LOG_TAIL_BYTES = 64_000
 
 
+_SESSION_TIMEOUT_MS = "6000"
+
+
 def environment(
     base: Mapping[str, str], *, broker: str, topics: Sequence[str], lake: Path, port: int
 ) -> dict[str, str]:
@@ -33,6 +36,8 @@ def environment(
     }
     kept.setdefault("BATCH_INTERVAL_SECONDS", _DEFAULT_INTERVAL_SECONDS)
     return kept | {
+        # The mock knows no static members: it holds a killed worker's place for a session.
+        "KAFKA_PROPERTY_SESSION_TIMEOUT_MS": _SESSION_TIMEOUT_MS,
         "KAFKA_BOOTSTRAP_SERVERS": broker,
         "KAFKA_TOPICS": ",".join(topics),
         "LAKE_URI": str(lake),

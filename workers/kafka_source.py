@@ -8,6 +8,7 @@ that is not there is an event, never a silent jump.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import logging
 import threading
@@ -17,7 +18,8 @@ from enum import IntEnum
 from typing import Any, Protocol
 
 from confluent_kafka import (
-    TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition,
+    TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, KafkaException, Message, TopicCollection,
+    TopicPartition,
 )
 from confluent_kafka.admin import AdminClient
 
@@ -385,11 +387,13 @@ def group_instance_id(instance_id: str, topic: str) -> str:
     return f"{name[:GROUP_INSTANCE_CHARS_MAX - 33]}-{digest}"
 
 
-def _batch(messages: list[Any]) -> Batch:
+def _batch(messages: list[Message]) -> Batch:
     unreadable = frozenset()
     try:
-        headers = [message.headers() for message in messages]
-    except UnicodeDecodeError:
+        # Through `map`, which looks whether a call left an error behind: where the interpreter
+        # has specialised a call of this method, it does not, and the error comes up anywhere.
+        headers = list(map(Message.headers, messages))
+    except SystemError:
         headers, unreadable = _headers_one_by_one(messages)
     return Batch(
         [message.partition() for message in messages],
@@ -400,15 +404,34 @@ def _batch(messages: list[Any]) -> Batch:
         headers, unreadable)
 
 
-def _headers_one_by_one(messages: list[Any]) -> tuple[list, frozenset[tuple[int, int]]]:
+def _headers_one_by_one(messages: list[Message]) -> tuple[list, frozenset[tuple[int, int]]]:
     headers, unreadable = [], set()
     for message in messages:
-        try:
-            headers.append(message.headers())
-        except UnicodeDecodeError:
-            headers.append(None)
+        found = _readable_headers(message)
+        if found is _UNREADABLE:
             unreadable.add((message.partition(), message.offset()))
+            found = None
+        headers.append(found)
     return headers, frozenset(unreadable)
+
+
+_UNREADABLE = object()
+
+
+def _readable_headers(message: Message) -> Any:
+    """A message's headers, or _UNREADABLE when one of the names is not UTF-8.
+
+    The client then gives an error the first time and, every further time, a list with holes:
+    tuples whose first place is NULL, which end the process when they are touched.  Asking the
+    garbage collector what a tuple refers to leaves holes out, and touches none.
+    """
+    try:
+        found = next(map(Message.headers, [message]))
+    except SystemError:
+        return _UNREADABLE
+    if found and len(gc.get_referents(*found)) != 2 * len(found):
+        return _UNREADABLE
+    return found
 
 
 def _timestamp(kind: int, milliseconds: int) -> int | None:

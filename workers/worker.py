@@ -136,6 +136,7 @@ class Worker:
         limits = parts.config.limits
         self._file_limits = FileLimits(limits.row_group_bytes, limits.upload_part_bytes)
         self._started = False
+        self._joined = False
         self._topic_id = ""
         self._assigned: set[int] = set()
         self._draft = self._new_draft({})
@@ -211,7 +212,6 @@ class Worker:
         self._started = True
         self._publish_versions()
         self._slot.set_report(Report.DONE_RECORD, done_through)
-        self._slot.set_report(Report.STARTED, self._p.incarnation)
         self._clear_error()
         log_event(logger, logging.INFO, "worker_started", topic=self._p.topic,
                   incarnation=self._p.incarnation, done_record=done_through,
@@ -253,16 +253,21 @@ class Worker:
 
     def _on_assign(self, partitions: tuple[int, ...]) -> dict[int, int]:
         """Say where the partitions begin, after everything decided about them is in the tables."""
-        if not partitions:
-            return {}
-        self._roll_forward()
-        self._p.tables.refresh()
-        starts = self._begin(partitions)
+        starts: dict[int, int] = {}
+        if partitions:
+            self._roll_forward()
+            self._p.tables.refresh()
+            starts = self._begin(partitions)
         self._assigned |= set(partitions)
         self._draft.book.add(starts)
         self._slot.count(Report.REBALANCES)
-        log_event(logger, logging.INFO, "partitions_assigned", topic=self._p.topic,
-                  starts=starts)
+        # With more members than partitions one of them gets none; it has joined all the same.
+        if starts or not self._joined:
+            log_event(logger, logging.INFO, "partitions_assigned", topic=self._p.topic,
+                      starts=starts)
+        self._joined = True
+        self._slot.set_report(Report.STARTED, self._p.incarnation)
+        self._p.wake_supervisor()
         return starts
 
     def _on_revoke(self, partitions: tuple[int, ...]) -> None:
@@ -331,7 +336,7 @@ class Worker:
 
     def _prepare(self, cycle_id: int) -> Vote:
         """Make a manifest of everything read so far, complete and readable before the vote."""
-        if not self._started or self._owed is not None or self._out is not None:
+        if not self._joined or self._owed is not None or self._out is not None:
             return Vote.FAILED
         if self._restart is not Restart.NO or self._gaps:
             return Vote.FAILED
@@ -584,7 +589,7 @@ class Worker:
         """Messages not read yet; control records the client has passed over do not count."""
         ends, positions = self._p.source.ends(), self._p.source.positions()
         read = {**self._draft.book.ends, **positions}
-        known = self._assigned <= ends.keys()
+        known = bool(self._assigned) and self._assigned <= ends.keys()
         lag = sum(max(0, ends[p] - read[p]) for p in self._assigned) if known else 0
         self._slot.set_report(Report.LAG, lag)
         self._slot.set_report(Report.LAG_KNOWN, int(known))
