@@ -31,10 +31,12 @@ class Drain:
     """A backlog of `messages` read and committed; seconds, CPU in seconds.
 
     read_s and committed_s count from READY. `start_cpu` is what was used until READY, `cpu` what
-    was used from READY until the last commit was seen.
+    was used from READY until the last commit was seen. The first workers read before the last
+    one is ready, `early` messages altogether; they belong to the start.
     """
 
     messages: int
+    early: int
     start_s: float
     read_s: float
     committed_s: float
@@ -43,6 +45,11 @@ class Drain:
     flush_s: float
     worker_restarts: int
     memory: Watched
+
+    @property
+    def late(self) -> int:
+        """Messages read after READY, which is what `cpu` and read_s were spent on."""
+        return max(1, self.messages - self.early)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +84,15 @@ def drain(product: Product, messages: int, tick: Tick) -> Drain:
     family = Family(product.pid)
     with Sampler(product.pid) as sampler:
         product.wait_ready(READY_TIMEOUT_S)
+        # In this order: the counter must not hold what the CPU time does not.
+        early = int(metrics_of(product)["bronze_messages_consumed_total"])
         start_cpu = family.cpu_s()
         read_at = _wait_read_and_committed(product, messages, tick)
         cpu = family.cpu_s()
     metrics = metrics_of(product)
     flushes = max(metrics["bronze_cycle_duration_seconds_count"], 1)
     return Drain(
-        messages, product.ready_at - product.started_at, max(0.0, read_at - product.ready_at),
+        messages, early, product.ready_at - product.started_at, max(0.0, read_at - product.ready_at),
         metrics["max:bronze_last_commit_timestamp_seconds"] - product.ready_at,
         start_cpu, difference(cpu, start_cpu),
         metrics["bronze_cycle_duration_seconds_sum"] / flushes,

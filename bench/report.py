@@ -85,7 +85,7 @@ def _machine(facts: Facts) -> str:
 
 def _drain(found: Measurement) -> str:
     drain, peak = found.drain, found.drain.memory.peak
-    per = 1e6 / drain.messages
+    per = 1e6 / drain.late
     workers = drain.cpu.get(Role.WORKER, 0.0)
     verdict = "below" if peak <= TARGET_MB * MB else "above"
     return (
@@ -94,8 +94,9 @@ def _drain(found: Measurement) -> str:
         f"{found.message_bytes:.0f} bytes on average, one in a thousand malformed, a flush every "
         f"{found.interval_s:g} s.\n\n" + table(["Measure", "Value"], [
             ["Start until READY", f"{drain.start_s:.2f} s"],
-            ["Read, from READY", f"{drain.read_s:.2f} s"],
-            ["Read", f"{drain.messages / max(drain.read_s, 1e-9):,.0f} messages/s"],
+            ["Read by early workers before READY", f"{drain.early:,} messages"],
+            ["The others read, from READY", f"{drain.read_s:.2f} s"],
+            ["Read", f"{drain.late / max(drain.read_s, 1e-9):,.0f} messages/s"],
             ["Committed, from READY", f"{drain.committed_s:.2f} s"],
             ["Committed", f"{drain.messages / drain.committed_s:,.0f} messages/s"],
             ["Mean flush, start to last commit", f"{drain.flush_s * 1000:,.0f} ms"],
@@ -105,7 +106,8 @@ def _drain(found: Measurement) -> str:
              f"{total(drain.cpu):.2f} s, {total(drain.cpu) * per:.2f} us/message"],
             ["CPU of all processes until READY", f"{total(drain.start_cpu):.2f} s"],
             ["CPU of all processes, start included",
-             f"{(total(drain.cpu) + total(drain.start_cpu)) * per:.2f} us/message"],
+             f"{(total(drain.cpu) + total(drain.start_cpu)) * 1e6 / drain.messages:.2f} "
+             "us/message"],
             ["Peak memory of all processes (PSS)", f"{megabytes(peak)} MB"],
             ["Mean memory (PSS)", f"{megabytes(drain.memory.mean)} MB"],
         ]) + (
@@ -154,7 +156,7 @@ def _idle_and_steady(found: Measurement) -> str:
 
 def _peer(found: Measurement, peer: PeerRun) -> str:
     drain, per = found.drain, 1e6 / peer.messages
-    ours_us, theirs_us = total(drain.cpu) * 1e6 / drain.messages, peer.cpu_s * per
+    ours_us, theirs_us = total(drain.cpu) * 1e6 / drain.late, peer.cpu_s * per
     rate, peer_rate = drain.messages / drain.committed_s, peer.messages / peer.committed_s
     return (
         "## Beside a simple script\n\n"
@@ -183,8 +185,10 @@ def _method(found: Measurement) -> str:
         "READY it is the cost of starting; the figures per message do not hold it unless they "
         "say so. Kafka, MinIO, the producer and the measuring are not in it; taking the samples "
         f"cost {watching:.1f} % of a core.\n"
-        "- READY is the message of that name to the service manager. Workers begin to read when "
-        "each of them is ready, so a few messages may be read before it.\n"
+        "- READY is the message of that name to the service manager. A worker begins to read "
+        "when it is ready itself, so some messages are read before that; figures per message "
+        "from READY are per message read after it, those with the start included per message of "
+        "all.\n"
         "- The time of the last commit is the service's own (`bronze_last_commit_timestamp_"
         f"seconds`). It falls on the end of an interval of {found.interval_s:g} s, so the "
         "committed rate says more about the interval than about speed; the read rate is that of "

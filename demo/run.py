@@ -38,6 +38,8 @@ _LINE_SECONDS = 3.0
 # Longer than a few cycles, because rows land once per cycle.
 _RATE_WINDOW_SECONDS = 20.0
 _LOG_LINES_SHOWN = 15
+# The mock broker hands out its newest messages up to a fetch wait (1 s) late; a real one does not.
+_LINGER_SECONDS = 1.5
 _EXPLANATION = (
     "The demo's Kafka lives in this process and forgets everything when it ends, so its"
     " offsets begin at 0 each time. Tables of an earlier run would claim those offsets;"
@@ -157,12 +159,20 @@ def _run(
         if died:
             return _report_death(service, place, console)
         _say(console, ["Stopping: the service finishes its cycle (Ctrl-C again to kill it)"])
+        _linger(stop)
         code = service.stop(stop.is_urgent)
         counts = lake.count_rows(place.lake, events.TOPICS)
         _say(console, view.summary(counts, feeder.state(), place))
         if code != 0:
             _say(console, [f"The service did not stop cleanly: exit code {code}, see its log."])
         return 0 if code == 0 else 1
+
+
+def _linger(stop: StopRequest) -> None:
+    """Let the last messages be read, so that the last cycle holds all that was sent."""
+    until = time.monotonic() + _LINGER_SECONDS
+    while time.monotonic() < until and not stop.is_urgent():
+        time.sleep(_FRAME_SECONDS)
 
 
 class _Watch:
