@@ -175,6 +175,8 @@ class KafkaSource:
 
     def _named(self, operation: str, error: KafkaException | None) -> RecoverableError:
         """The error to raise for a failed request: what the client told us beside it decides."""
+        # The admin client tells its errors only when asked; the consumer, whenever it is polled.
+        self._admin.poll(0)
         text = error.args[0].str() if error is not None else "no answer"
         if self._problem is Problem.AUTHENTICATION:
             return KafkaAuthenticationFailed(f"{operation}: {self._problem_text}")
