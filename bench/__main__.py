@@ -16,17 +16,17 @@ from tests.services import ServiceError, ServiceUnavailable
 
 DESCRIPTION = """\
 Measure the service on a real Kafka and a real MinIO: draining a backlog from 8 topics
-of 4 partitions, doing nothing, and a steady stream; then a simple script beside it.
+of 4 partitions, doing nothing, and a steady stream; and a simple script beside it.
 
 steps, each bounded in time:
   produce   JSON messages of about 210 bytes, one in a thousand malformed
+  peer      bench/peer.py, a simple script, drains the same messages into its own tables
   drain     `python -m supervisor --workers 8` until every message is committed:
             wall time, messages/s, CPU by kind of process, peak memory (PSS) by process
   idle      20 s without messages: CPU, memory, and that nothing is written
   steady    8,000 messages/s for 40 s: CPU and memory
-  count     every offset of every partition must be in the tables exactly once,
-            dead letters included; otherwise no number counts
-  peer      bench/peer.py over the same topics, counted the same way"""
+  count     every offset of every partition must be in the tables exactly once, dead
+            letters included, also for the script; otherwise no number counts"""
 
 EPILOG = """\
 A full run (no --quick, at least 2,000,000 messages) takes about four minutes and writes

@@ -92,7 +92,8 @@ def drain(product: Product, messages: int, tick: Tick) -> Drain:
     metrics = metrics_of(product)
     flushes = max(metrics["bronze_cycle_duration_seconds_count"], 1)
     return Drain(
-        messages, early, product.ready_at - product.started_at, max(0.0, read_at - product.ready_at),
+        messages, early, product.ready_at - product.started_at,
+        max(0.0, read_at - product.ready_at),
         metrics["max:bronze_last_commit_timestamp_seconds"] - product.ready_at,
         start_cpu, difference(cpu, start_cpu),
         metrics["bronze_cycle_duration_seconds_sum"] / flushes,

@@ -162,8 +162,9 @@ def _peer(found: Measurement, peer: PeerRun) -> str:
         "## Beside a simple script\n\n"
         "`bench/peer.py`: one process, `consume` into lists, `write_deltalake` every "
         f"{found.interval_s:g} s. It checks no message, has no dead letters, no flush of all "
-        f"topics together and no protection against rows twice. It copied {peer.messages:,} "
-        "messages, found once each by the same count.\n\n" + table(
+        f"topics together and no protection against rows twice. Before the "
+        f"service was started it copied the same {peer.messages:,} messages, found once each "
+        "by the same count.\n\n" + table(
             ["Measure", "Service", "Script", "Script / service"], [
                 ["Committed, messages/s", f"{rate:,.0f}", f"{peer_rate:,.0f}",
                  f"{peer_rate / rate:.2f}"],
@@ -184,7 +185,7 @@ def _method(found: Measurement) -> str:
         "- CPU is user and system time from `/proc/<pid>/stat`, ended children included. Up to "
         "READY it is the cost of starting; the figures per message do not hold it unless they "
         "say so. Kafka, MinIO, the producer and the measuring are not in it; taking the samples "
-        f"cost {watching:.1f} % of a core.\n"
+        f"cost {watching:.1f} % of a core, which the service had to do without.\n"
         "- READY is the message of that name to the service manager. A worker begins to read "
         "when it is ready itself, so some messages are read before that; figures per message "
         "from READY are per message read after it, those with the start included per message of "

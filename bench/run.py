@@ -67,9 +67,10 @@ class Run:
         """Every step in order; raises `Incomplete` before any number counts."""
         try:
             load = self._fill()
+            # First, so that it drains the same messages: the service gets more afterwards.
+            peer = self._measure_peer(load.total) if self._plan.with_peer else None
             found = self._measure_service(load)
             counted = self._count("service", dict(load.malformed))
-            peer = self._measure_peer(load.total) if self._plan.with_peer else None
             return report.Measurement(
                 self._facts, TOPICS, PARTITIONS, load.mean_bytes, self._plan.interval_s,
                 self._plan.steady_per_second, *found, counted.rows, counted.dead_letters, peer)
