@@ -46,7 +46,7 @@ class Plan:
 
 
 class Incomplete(Exception):
-    """The tables do not hold what the broker holds; nothing measured counts."""
+    """The tables do not hold what the broker holds, or the service did what it must not do."""
 
 
 class Run:
@@ -113,6 +113,9 @@ class Run:
         if code or drained.worker_restarts:
             raise Incomplete(f"the service ended with {code}, its workers were started "
                              f"{drained.worker_restarts} times anew; no run to count")
+        if rested.commits or rested.records or rested.objects_written:
+            raise Incomplete(f"while idle it wrote {rested.commits} commits, {rested.records} "
+                             f"records, {rested.objects_written} objects; it must write nothing")
         return drained, rested, streamed
 
     def _measure_peer(self, messages: int) -> PeerRun:
