@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from enum import StrEnum
@@ -27,6 +28,9 @@ TIMESTAMP_MS_MAX = 253_402_300_799_999
 """Years 1 to 9999; what lies outside is stored as null, for most readers cannot show it."""
 
 MESSAGE_CHARS_MAX = 200
+
+_MICROSECONDS = pa.scalar(1000, pa.int64())
+"""As a scalar: pyarrow looks for dateutil on the disk each time it converts a bare int."""
 
 _json = msgspec.json.Decoder(msgspec.Raw)
 _BYTE_POSITION = re.compile(r"\(byte (\d+)\)|position (\d+)")
@@ -68,51 +72,68 @@ class Decoded:
 
 def decode(batch: Batch, ingested_at_ms: int, topic: str, service_version: str) -> Decoded:
     """Check and convert a batch (not empty); never raises for what a message holds."""
-    values = pa.array(batch.values, pa.binary())
     value_bytes = sum(map(len, filter(None, batch.values)))
     day = datetime.fromtimestamp(ingested_at_ms / 1000, UTC).date()
-    text = None if batch.unreadable_headers else _as_json_text(batch.values, values)
-    if text is not None:
+    text = _as_text(batch.values)
+    flaws = _find_flaws(batch, is_utf8=text is not None)
+    if not flaws:
         rows = _rows(batch, text, ingested_at_ms)
         return Decoded(rows, None, dict(Counter(batch.partitions)), {}, {}, value_bytes, day)
-    flaws = find_flaws(batch)
-    good = _select(batch, [index not in flaws for index in range(len(batch))])
-    bad = _select(batch, [index in flaws for index in range(len(batch))])
+    bad = _select(batch, flaws)
+    dead = _dead_letters(bad, list(flaws.values()), ingested_at_ms, topic, service_version)
+    dead_of = Counter(bad.partitions)
     rows = None
-    if len(good):
-        rows = _rows(good, pa.array(good.values, pa.binary()).cast(pa.string()), ingested_at_ms)
-    dead = None
-    if flaws:
-        dead = _dead_letters(bad, list(flaws.values()), ingested_at_ms, topic, service_version)
+    if len(flaws) < len(batch):
+        kept = [None if index in flaws else value for index, value in enumerate(batch.values)]
+        good = pa.array([index not in flaws for index in range(len(batch))], pa.bool_())
+        rows = _rows(batch, _as_text(kept), ingested_at_ms).filter(good)
     return Decoded(
-        rows, dead, dict(Counter(good.partitions)), dict(Counter(bad.partitions)),
+        rows, dead, dict(Counter(batch.partitions) - dead_of), dict(dead_of),
         dict(Counter(flaw.error_class for flaw in flaws.values())), value_bytes, day)
 
 
-def _as_json_text(raw: list[bytes | None], values: pa.Array) -> pa.Array | None:
-    """The values as strings when every one of them is well formed, else None."""
+def _find_flaws(batch: Batch, *, is_utf8: bool) -> dict[int, Flaw]:
+    """Index -> flaw, in order, for each malformed message; is_utf8: all values are known to be."""
+    suspects = set(_not_json(batch.values))
+    if not is_utf8:
+        suspects.update(range(len(batch)))
+    if batch.unreadable_headers:
+        places = zip(batch.partitions, batch.offsets, strict=True)
+        suspects.update(index for index, place in enumerate(places)
+                        if place in batch.unreadable_headers)
+    found = ((index, _find_flaw_of(batch, index)) for index in sorted(suspects))
+    return {index: flaw for index, flaw in found if flaw is not None}
+
+
+def _as_text(values: list[bytes | None]) -> pa.Array | None:
+    """The values as one column of strings, None when one of them is not UTF-8.
+
+    Values are checked one by one inside: two of them never make up a character between them.
+    """
     try:
-        text = values.cast(pa.string())
-        check = _json.decode
-        for value in raw:
-            if value is not None:
-                check(value)
-    except (pa.ArrowInvalid, msgspec.DecodeError, RecursionError):
+        return pa.array(values, pa.binary()).cast(pa.string())
+    except pa.ArrowInvalid:
         return None
-    return text
 
 
-def find_flaws(batch: Batch) -> dict[int, Flaw]:
-    """Index -> flaw, in order, for each malformed message of a batch."""
-    flaws = {}
-    for index, value in enumerate(batch.values):
-        place = (batch.partitions[index], batch.offsets[index])
-        if place in batch.unreadable_headers:
-            flaws[index] = Flaw(
-                ErrorClass.HEADERS, "a header's name is not UTF-8; headers are not kept", None)
-        elif value is not None and (flaw := find_flaw(value)) is not None:
-            flaws[index] = flaw
-    return flaws
+def _not_json(values: list[bytes | None]) -> list[int]:
+    """Indexes of values the JSON decoder refuses; it does not look for UTF-8 inside strings."""
+    check = _json.decode
+    refused = []
+    for index, value in enumerate(values):
+        if value is not None:
+            try:
+                check(value)
+            except (msgspec.DecodeError, RecursionError):
+                refused.append(index)
+    return refused
+
+
+def _find_flaw_of(batch: Batch, index: int) -> Flaw | None:
+    if (batch.partitions[index], batch.offsets[index]) in batch.unreadable_headers:
+        return Flaw(ErrorClass.HEADERS, "a header's name is not UTF-8; headers are not kept", None)
+    value = batch.values[index]
+    return None if value is None else find_flaw(value)
 
 
 def find_flaw(value: bytes) -> Flaw | None:
@@ -134,16 +155,18 @@ def find_flaw(value: bytes) -> Flaw | None:
     return None
 
 
-def _select(batch: Batch, keep: list[bool]) -> Batch:
-    def kept(column: list) -> list:
-        return [item for item, wanted in zip(column, keep, strict=True) if wanted]
+def _select(batch: Batch, indexes: Iterable[int]) -> Batch:
+    wanted = tuple(indexes)
+
+    def picked(column: list) -> list:
+        return [column[index] for index in wanted]
 
     return Batch(
-        kept(batch.partitions), kept(batch.offsets), kept(batch.timestamps_ms),
-        kept(batch.keys), kept(batch.values), kept(batch.headers))
+        picked(batch.partitions), picked(batch.offsets), picked(batch.timestamps_ms),
+        picked(batch.keys), picked(batch.values), picked(batch.headers))
 
 
-def _rows(batch: Batch, text: pa.Array, ingested_at_ms: int) -> pa.RecordBatch:
+def _rows(batch: Batch, text: pa.Array | None, ingested_at_ms: int) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([
         pa.array(batch.keys, pa.binary()),
         text,
@@ -191,7 +214,7 @@ def _timestamps(timestamps_ms: list[int | None]) -> pa.Array:
         inside = pc.and_(pc.greater_equal(column, TIMESTAMP_MS_MIN),
                          pc.less_equal(column, TIMESTAMP_MS_MAX))
         column = pc.if_else(inside, column, pa.scalar(None, pa.int64()))
-    return pc.multiply(column, 1000).view(TIMESTAMP)
+    return pc.multiply(column, _MICROSECONDS).view(TIMESTAMP)
 
 
 def _constant_time(unix_ms: int, count: int) -> pa.Array:
