@@ -300,7 +300,11 @@ class KafkaSource:
         return {part.partition: part.offset for part in found if part.offset >= 0}
 
     def ends(self) -> dict[int, int]:
-        """See `Source`; a paused partition is not fetched, so its end must be asked for."""
+        """See `Source`; a paused partition is not fetched, so its end must be asked for.
+
+        The first question without an answer is the last: one time-out per partition would add up
+        to more than a heartbeat may take.
+        """
         found = {}
         for index in self._assigned:
             try:
@@ -308,7 +312,7 @@ class KafkaSource:
                     TopicPartition(self._topic, index), cached=not self._paused,
                     timeout=REQUEST_TIMEOUT_S)
             except KafkaException:
-                continue
+                break
             if high >= 0:
                 found[index] = high
         return found
