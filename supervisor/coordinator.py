@@ -193,7 +193,7 @@ class Coordinator:
         actions = {
             "claim": self._decider.claim_start,
             "watch": self._decider.watch,
-            "trim": lambda done=self._done_records(): self._decider.trim(done),
+            "trim": self._decider.trim,
             "decide": lambda proposal=self._proposal: self._decider.decide(proposal),
         }
         self._job_kind = kind

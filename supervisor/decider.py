@@ -58,6 +58,7 @@ class Decider:
         self._log, self._instance, self._uuid, self._unix_ms = log, instance, uuid, unix_ms
         self._next = 0
         self._claims: list[int] = [-1]
+        self._written_claim = -1
         self._owing: dict[int, frozenset[str]] = {}
         self._frontier: Mapping[tuple[str, int], int] = {}
         self._sent: tuple[int, bytes, tuple[str, ...]] | None = None
@@ -82,12 +83,25 @@ class Decider:
         else:
             raise StorageUnavailable("claim", "log", "no free number was found")
         self._check_predecessor(number)
-        return self._adopt(self._log.tail())
+        tail = self._log.tail()
+        self._check_start(number, tail)
+        return self._adopt(tail)
+
+    def _check_start(self, number: int, tail: Tail) -> None:
+        """Look at what was written while we started: a newer service, or far more than that."""
+        if number <= tail.complete_through:
+            raise LogOvertaken(f"our start record {number} landed in the trimmed part of the log")
+        for later, record in sorted(tail.records.items()):
+            if (later > number and isinstance(record, StartRecord)
+                    and record.instance == self._instance and record.uuid != self._uuid):
+                raise Fenced(f"record {later} is the start of a newer service of instance "
+                             f"{self._instance}")
 
     def _adopt(self, tail: Tail) -> frozenset[str]:
         self._next = tail.next_number
         self.cycle_id = max(self.cycle_id, tail.cycle_id)
         self._claims = [tail.complete_through]
+        self._written_claim = tail.complete_through
         self._owing = {
             number: frozenset(manifest.topic for manifest in record.manifests)
             if isinstance(record, CycleRecord) else frozenset()
@@ -153,6 +167,7 @@ class Decider:
     def _note(self, number: int, record: Record) -> None:
         """Learn a record: the frontier it moves, what it claims, what it leaves to be done."""
         self._claims.append(record.complete_through)
+        self._written_claim = max(self._written_claim, record.complete_through)
         self._next = number + 1
         topics: frozenset[str] = frozenset()
         if isinstance(record, CycleRecord):
@@ -187,10 +202,12 @@ class Decider:
                 raise LogOvertaken(f"record {self._next} is gone, {number} is there")
             self._is_ours(number, b"")
 
-    def trim(self, done_records: Mapping[str, int]) -> int:
-        """Delete old records everybody has done; how many."""
-        self._settle(done_records)
-        return self._log.trim(self.complete_through)
+    def trim(self) -> int:
+        """Delete old records that a record in the log claims to be done; how many.
+
+        What only we know does not count: a start that reads the log would miss those records.
+        """
+        return self._log.trim(self._written_claim)
 
 
 _OTHERS = "\0others"

@@ -337,17 +337,55 @@ def test_undone_records_of_a_predecessor_are_claimed_once_all_topics_have_recove
     assert claim_after(lake, decider, 3, 1, a=3, b=3) == 3
 
 
-def test_trimming_never_passes_the_claim(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither does it reach the newest record."""
+def test_trimming_goes_by_what_a_record_claims_not_by_what_we_know(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start reads the claim in the log: what it does not cover must still be there."""
     monkeypatch.setattr("shared.record_log.RECORDS_KEPT_MIN", 1)
     decider = lake.decider()
     for cycle_id in range(1, 6):
-        decider.decide(proposal(cycle_id, manifest("a", cycle_id - 1, cycle_id)))
-    assert decider.trim({"a": 3}) == 4
+        done = {"a": min(cycle_id - 1, 3)}
+        decider.decide(proposal(cycle_id, manifest("a", cycle_id - 1, cycle_id), **done))
+    assert decider.trim() == 4
     assert lake.log.numbers() == [4, 5]
-    assert decider.trim({"a": 5}) == 1
-    assert lake.log.numbers() == [5]
     assert decider.decide(proposal(6, manifest("a", 5, 6), a=5)).number == 6
+    assert decider.trim() == 2
+    assert lake.log.numbers() == [6]
+    assert lake.log.tail().complete_through == 5
+
+
+class StartsMeanwhile(RecordLog):
+    """Another service of our identity starts between our start record and our listing."""
+
+    def __init__(self, lake: Lake) -> None:
+        super().__init__(lake.store)
+        self._lake = lake
+
+    def put(self, number: int, data: bytes) -> bool:
+        """Put, and let the other one start."""
+        put = super().put(number, data)
+        self._lake.decider(uuid="newer")
+        return put
+
+
+def test_a_newer_service_that_starts_while_we_do_fences_us(lake: Lake) -> None:
+    """Passing over its start record, both would go on under one identity."""
+    lake.decider(uuid="old")
+    ours = Decider(StartsMeanwhile(lake), "0", "ours", lake.clock.unix_ms)
+    with pytest.raises(Fenced, match="newer service"):
+        ours.claim_start()
+
+
+def test_a_start_record_in_the_trimmed_part_of_the_log_starts_nothing(lake: Lake) -> None:
+    """Number 0 has no predecessor whose absence would give it away."""
+    class Frozen(RecordLog):
+        def put(self, number: int, data: bytes) -> bool:
+            for later in range(5, 8):
+                super().put(later, encode(others(later, complete_through=later - 1)))
+            return super().put(number, data)
+
+    with pytest.raises(LogOvertaken):
+        Decider(Frozen(lake.store), "0", "ours", lake.clock.unix_ms).claim_start()
 
 
 @pytest.mark.parametrize("act", [lambda d: d.claim_start(),
