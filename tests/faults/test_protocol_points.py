@@ -1,0 +1,310 @@
+"""Death and lost answers at each named point of the cycle's protocol.
+
+A proxy between service and store sees the protocol on the wire, and acts between two of its
+steps: no sleep, no hook in the product. Where the supervisor dies, everything stands still
+afterwards, so the lake is looked at to prove that the point was the one named.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.conftest import TopicNames
+from tests.rig.producer import LoadProducer
+from tests.rig.s3_proxy import (
+    PASS,
+    RESET_AFTER,
+    RESET_BEFORE,
+    Action,
+    Request,
+    Rule,
+    S3Proxy,
+    delay,
+    fail_after,
+    hang,
+)
+from tests.rig.scene import ORPHANS_END_S, START_S, Scene, kill, metric
+from tests.rig.service import Service
+from tests.rig.tcp_proxy import TcpProxy
+from tests.services import KafkaService, MinioService
+from tests.waiting import wait_until
+
+TOPICS = 3
+PARTITIONS = 2
+MESSAGES = 600
+"""Per part: before the fault, in the cycle that meets it, and after it."""
+
+FIRE_S = 20
+LANDING_S = 40
+LATE_S = 4
+"""How late a put arrives whose sender died: after a new service has claimed the log."""
+SILENCE_S = 3
+"""Longer than STORE_TIMEOUT_SECONDS of the scene."""
+
+UPLOAD = r"/bronze_(?P<topic>[^/]+)/_ingestion_date=.*\.parquet$"
+RECORD = r"/_bronze/log/\d+\.json$"
+ANY_COMMIT = r"/(dlq_)?bronze_(?P<topic>[^/]+)/_delta_log/\d+\.json$"
+BRONZE_COMMIT = r"/bronze_(?P<topic>[^/]+)/_delta_log/\d+\.json$"
+
+
+@pytest.fixture
+def proxy(minio: MinioService) -> Iterator[S3Proxy]:
+    """Give a proxy before the store, and fail when one of its callbacks failed."""
+    with S3Proxy(minio.endpoint) as made:
+        yield made
+        assert made.errors == []
+
+
+@pytest.fixture
+def scene(
+    kafka: KafkaService,
+    minio: MinioService,
+    topic_names: TopicNames,
+    lake_prefix: str,
+    proxy: S3Proxy,
+) -> Scene:
+    """Give a small scene whose service reaches the store through the proxy."""
+    return Scene(
+        kafka,
+        minio,
+        topic_names(TOPICS, "t"),
+        lake_prefix,
+        partitions=PARTITIONS,
+        store_endpoint=proxy.endpoint,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A moment of the protocol as the proxy sees it.
+
+    path: of the PUT that marks it; the first one to come is the one that strikes.
+    after: the store has done the request, and its answer is held back; else it has not seen it.
+    action: what then becomes of the request, or of its answer.
+    hold: commits that are refused from then on until the service is back, so that what is found
+        in between is certain.
+    records, topics: how many records there are more right after the death of the whole service,
+        and how many bronze tables show something of them; None is one or more.
+    """
+
+    path: str
+    after: bool
+    action: Action
+    hold: str | None
+    records: int
+    topics: int | None
+
+
+POINTS = {
+    "uploaded, not voted": Point(UPLOAD, True, RESET_AFTER, None, 0, 0),
+    "voted, record not sent": Point(RECORD, False, RESET_BEFORE, None, 0, 0),
+    "decided, answer not heard": Point(RECORD, True, RESET_AFTER, ANY_COMMIT, 1, 0),
+    "decided, no commit sent": Point(ANY_COMMIT, False, RESET_BEFORE, ANY_COMMIT, 1, 0),
+    "between two topics' commits": Point(BRONZE_COMMIT, True, PASS, BRONZE_COMMIT, 1, 1),
+    "committed, answer not heard": Point(BRONZE_COMMIT, True, RESET_AFTER, None, 1, None),
+}
+
+
+def arm(
+    proxy: S3Proxy, point: Point, action: Action, strike: Callable[[Request], None]
+) -> tuple[Rule, Rule | None]:
+    """Make the rule that strikes at a point, once, and the one that holds commits back."""
+    rule = proxy.rule(
+        method="PUT",
+        path_regex=point.path,
+        action=action,
+        times=1,
+        on_match=None if point.after else strike,
+        on_effect=strike if point.after else None,
+    )
+    if point.hold is None:
+        return rule, None
+    return rule, proxy.rule(method="PUT", path_regex=point.hold, action=RESET_BEFORE)
+
+
+@pytest.mark.parametrize("name", POINTS)
+def test_service_lands_everything_once_when_supervisor_dies(
+    name: str, scene: Scene, proxy: S3Proxy
+) -> None:
+    """A new start ends what a dead one decided, and reads again what it had not."""
+    point = POINTS[name]
+    with scene.service() as service, scene.producer() as producer:
+        settle(scene, service, producer)
+        records, positions = scene.record_numbers(), scene.all_positions()
+
+        rule, _ = arm(proxy, point, point.action, lambda _: service.kill_supervisor())
+        producer.produce(MESSAGES)
+        wait_until(lambda: rule.fired and not service.is_running(), FIRE_S, "it fired")
+        service.wait_gone(ORPHANS_END_S)
+        assert len(scene.record_numbers()) - len(records) == point.records
+        moved = [t for t, held in scene.all_positions().items() if held != positions[t]]
+        assert moved if point.topics is None else len(moved) == point.topics
+        scene.judge_halfway()
+
+        proxy.clear()
+        service.start()
+        service.wait_healthy(START_S)
+        finish(scene, service, producer)
+
+
+@pytest.mark.parametrize("name", POINTS)
+def test_service_lands_everything_once_when_worker_dies(
+    name: str, scene: Scene, proxy: S3Proxy
+) -> None:
+    """A worker's death costs its undecided rows at most, and nobody else's."""
+    point = POINTS[name]
+    # The supervisor lives, so its own requests go through; a dead worker's are lost with it.
+    action = PASS if point.path == RECORD else point.action
+    dead: list[tuple[str, int]] = []
+    with scene.service() as service, scene.producer() as producer:
+        settle(scene, service, producer)
+        pids = service.worker_pids()
+
+        def strike(request: Request) -> None:
+            match = re.search(point.path, request.path)
+            seen = match["topic"] if match and match.groupdict() else scene.topics[0]
+            others = [topic for topic in scene.topics if topic != seen]
+            # Between two commits it is one that has not committed yet who dies.
+            victim = others[0] if action is PASS and point.path == BRONZE_COMMIT else seen
+            kill(pids[victim])
+            dead.append((victim, pids[victim]))
+
+        rule, held = arm(proxy, point, action, strike)
+        producer.produce(MESSAGES)
+        wait_until(lambda: rule.fired and dead, FIRE_S, "it fired")
+        if held is not None:
+            proxy.remove(held)
+        (victim, pid), = dead
+        wait_until(
+            lambda: service.worker_pids().get(victim, pid) != pid, FIRE_S, "the topic has a new one"
+        )
+        finish(scene, service, producer, restarted=victim)
+
+
+@pytest.mark.parametrize("dies", ["worker", "supervisor"])
+def test_group_offsets_catch_up_when_death_comes_before_they_are_told(
+    dies: str, scene: Scene, proxy: S3Proxy, kafka: KafkaService
+) -> None:
+    """The commit was answered and Kafka cut off: the table leads, and the group follows later."""
+    if not kafka.is_managed:
+        pytest.skip("a given Kafka has no listener for a proxy")
+    with (
+        TcpProxy(kafka.proxy_upstream, port_of(kafka.proxied_bootstrap)) as broker,
+        scene.service(KAFKA_BOOTSTRAP_SERVERS=kafka.proxied_bootstrap) as service,
+        scene.producer() as producer,
+    ):
+        settle(scene, service, producer)
+        told = {topic: kafka.committed_offsets(scene.group, topic) for topic in scene.topics}
+        pids = service.worker_pids()
+        rule = proxy.rule(
+            method="PUT", path_regex=RECORD, times=1, on_effect=lambda _: broker.black_hole()
+        )
+        producer.produce(MESSAGES)
+        wait_until(lambda: rule.fired, FIRE_S, "it fired")
+        scene.wait_landed(service, LANDING_S)
+        for topic in scene.topics:
+            assert kafka.committed_offsets(scene.group, topic) == told[topic]
+            assert scene.positions(topic) != told[topic]
+        if dies == "supervisor":
+            service.kill_supervisor()
+            service.wait_gone(ORPHANS_END_S)
+            service.start()
+        else:
+            kill(pids[scene.topics[0]])
+        broker.heal()
+        service.wait_healthy(LANDING_S)
+        finish(scene, service, producer, restarted=scene.topics[0] if dies == "worker" else None)
+
+
+def test_late_record_of_dead_supervisor_is_refused_by_the_next_start(
+    scene: Scene, proxy: S3Proxy
+) -> None:
+    """A put that arrives after a new service claimed the log cannot decide anything."""
+    answers: list[Request] = []
+    with scene.service() as service, scene.producer() as producer:
+        settle(scene, service, producer)
+        rule = proxy.rule(
+            method="PUT",
+            path_regex=RECORD,
+            action=delay(LATE_S),
+            times=1,
+            on_match=lambda _: service.kill_supervisor(),
+            on_effect=answers.append,
+        )
+        producer.produce(MESSAGES)
+        wait_until(lambda: rule.fired and not service.is_running(), FIRE_S, "it fired")
+        service.start()
+        service.wait_healthy(START_S)
+        wait_until(lambda: answers, FIRE_S, "the late put arrived")
+        assert [answer.status for answer in answers] == [412]
+        finish(scene, service, producer)
+
+
+LOST_ANSWERS = {
+    "answered by 500": fail_after(500),
+    "connection reset": RESET_AFTER,
+    "no answer in time": hang(SILENCE_S, after=True),
+}
+
+
+@pytest.mark.parametrize("how", LOST_ANSWERS)
+@pytest.mark.parametrize("what", ["record", "commit"])
+def test_request_that_took_effect_is_not_repeated_when_its_answer_is_lost(
+    what: str, how: str, scene: Scene, proxy: S3Proxy
+) -> None:
+    """An error is a question: the service reads back, and finds its own work done."""
+    with scene.service() as service, scene.producer() as producer:
+        settle(scene, service, producer)
+        records = scene.record_numbers()
+        path = RECORD if what == "record" else BRONZE_COMMIT
+        rule = proxy.rule(method="PUT", path_regex=path, action=LOST_ANSWERS[how], times=1)
+        producer.produce(MESSAGES)
+        scene.wait_landed(service, LANDING_S)
+        assert rule.fired == 1
+        if what == "record":
+            # The store's client itself repeats what was answered by 500, and meets its own work.
+            retries = metric(service, "bronze_log_record_retries_total")
+            assert retries == 0 if how == "answered by 500" else retries >= 1
+        else:
+            # The rows are visible while the worker still waits for the answer that never comes.
+            wait_until(lambda: commits_read_back(service), LANDING_S, "it was read back")
+        assert metric(service, "bronze_cycles_total", outcome="aborted") == 0
+        assert len(scene.record_numbers()) > len(records)
+        finish(scene, service, producer)
+
+
+def settle(scene: Scene, service: Service, producer: LoadProducer) -> None:
+    """Have a first part land, so that the next request at a point belongs to the next part."""
+    service.wait_healthy(START_S)
+    producer.produce(MESSAGES)
+    scene.wait_landed(service, LANDING_S)
+
+
+def finish(
+    scene: Scene, service: Service, producer: LoadProducer, restarted: str | None = None
+) -> None:
+    """Produce once more, see all of it land, stop, and judge."""
+    producer.produce(MESSAGES)
+    scene.wait_landed(service, LANDING_S)
+    page = service.wait_healthy(LANDING_S)
+    for topic, entry in page["topics"].items():
+        assert (entry["restarts"] > 0) is (topic == restarted), f"{topic}: {entry}"
+    assert service.terminate() == 0
+    scene.judge()
+
+
+def commits_read_back(service: Service) -> float:
+    """Commits that were answered by an error, and therefore looked for in the table."""
+    return metric(service, "bronze_commit_conflicts_total") + metric(
+        service, "bronze_commits_ambiguous_total"
+    )
+
+
+def port_of(address: str | None) -> int:
+    """The port of ``host:port``."""
+    assert address is not None
+    return int(address.rpartition(":")[2])
