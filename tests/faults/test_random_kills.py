@@ -1,0 +1,84 @@
+"""SIGKILL at moments nobody chose: workers, supervisor, forkserver and sidecar, under load."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import psutil
+import pytest
+
+from tests.conftest import TopicNames
+from tests.rig.scene import ORPHANS_END_S, START_S, Scene, kill
+from tests.rig.service import Service
+from tests.services import KafkaService, MinioService
+
+TOPICS = 8
+PARTITIONS = 4
+BACKLOG = 60_000
+BACKGROUND_PER_S = 3_000
+KILLS = 24
+PAUSE_S = (0.2, 2.5)
+"""Between two kills: shorter than a start and longer than a cycle both happen."""
+LANDING_S = 90
+VICTIMS = ("worker",) * 6 + ("supervisor",) * 2 + ("sidecar", "forkserver")
+SEED = 20261124
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(420)
+def test_everything_lands_once_when_processes_are_killed_at_random_moments(
+    kafka: KafkaService, minio: MinioService, topic_names: TopicNames, lake_prefix: str
+) -> None:
+    """Whatever dies and whenever, every offset ends up in exactly one table, cycles are whole."""
+    generator = random.Random(SEED)
+    scene = Scene(kafka, minio, topic_names(TOPICS), lake_prefix, partitions=PARTITIONS)
+    killed: dict[str, int] = {}
+    with scene.producer(SEED) as producer, scene.service() as service:
+        producer.produce(BACKLOG)
+        producer.start_background(BACKGROUND_PER_S)
+        while sum(killed.values()) < KILLS:
+            pause(generator.uniform(*PAUSE_S))
+            victim = generator.choice(VICTIMS)
+            if strike(service, victim, generator):
+                killed[victim] = killed.get(victim, 0) + 1
+        producer.stop_background()
+        scene.wait_landed(service, LANDING_S)
+        service.wait_healthy(START_S)
+        assert service.terminate() == 0
+    print(f"seed {SEED}, killed {killed}")
+    assert killed.keys() == set(VICTIMS), "a kind of process was never killed"
+    scene.judge()
+
+
+def strike(service: Service, victim: str, generator: random.Random) -> bool:
+    """Kill one process of the kind; False when there is none at this moment."""
+    if victim == "supervisor":
+        service.kill_supervisor()
+        service.wait_gone(ORPHANS_END_S)
+        service.start()
+        return True
+    pids = find(service, victim)
+    if not pids:
+        return False
+    kill(generator.choice(pids))
+    return True
+
+
+def find(service: Service, victim: str) -> list[int]:
+    """Pids of the service's processes of a kind, from the process table: the page may be away."""
+    if victim == "sidecar":
+        pid = service.sidecar_pid()
+        return [] if pid is None else [pid]
+    forkservers = [
+        child for child in psutil.Process(service.pid).children()
+        if "multiprocess.forkserver" in " ".join(child.cmdline())
+    ]
+    if victim == "forkserver":
+        return [process.pid for process in forkservers]
+    return sorted(child.pid for process in forkservers for child in process.children())
+
+
+def pause(seconds: float) -> None:
+    """Let time pass: here the moment is the point, so there is no condition to wait for."""
+    time.sleep(seconds)
