@@ -35,7 +35,9 @@ REQUEST_TIMEOUT_S = 5.0
 CLOSE_LIMIT_S = 3.0
 METADATA_REFRESH_MS = 10_000
 """New partitions are noticed within this; the promise is 30 s."""
-SESSION_TIMEOUT_MS = 45_000
+SESSION_TIMEOUT_MS = 10_000
+"""A member that died for good (its topic stopped) is waited for this long by those who join
+later; a static member cannot leave.  Far above a restart, well below a cycle's deadline."""
 HEARTBEAT_INTERVAL_MS = 1_000
 """Members learn of a rebalance with their next heartbeat: at 3 s a start takes 2 s longer."""
 GROUP_INSTANCE_CHARS_MAX = 249

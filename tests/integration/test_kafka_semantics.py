@@ -30,6 +30,8 @@ MIB = 1024 * 1024
 LIMIT_BYTES = 5 * MIB
 NEW_PARTITION_S = 30
 """The promise for partitions that appear later."""
+LATE_JOIN_S = 30
+"""CYCLE_DEADLINE_SECONDS by default: longer than that no death may hold up another topic."""
 CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
 
 
@@ -453,3 +455,23 @@ def test_without_dlq_a_malformed_message_stops_its_topic_or_is_counted(
     assert sum(part.get("skipped", 0) for part in ls.ranges(lake, bad)) == 3
     assert not (Path(lake.uri) / dlq_table(bad)).exists()
     assert (Path(lake.uri) / bronze_table(bad)).exists()
+
+
+def test_topic_that_stopped_does_not_keep_a_later_one_from_joining(
+    kafka: KafkaService, topic_names: TopicNames, tmp_path: Path
+) -> None:
+    """A dead member counts until its session ends; those who join meanwhile wait for it."""
+    lake = ls.folder_lake(tmp_path)
+    bad, late, steady = topics = topic_names(3)
+    ls.create_topics(kafka, (bad, steady))
+    ls.send(kafka.bootstrap, bad, [b"{broken"])
+    environ = ls.settings(
+        kafka.bootstrap, lake, topics, DLQ_ENABLED="false", START_DEADLINE_SECONDS=4)
+    with Service(environ, 3) as service:
+        ls.wait_for_error(service, bad, "MalformedMessage", ls.START_S, "stopped")
+        kafka.create_topic(late)
+        for topic in (late, steady):
+            ls.send(kafka.bootstrap, topic, ls.numbered(5))
+        for topic in (steady, late):
+            ls.wait_for_position(service, lake, topic, 5, timeout_s=LATE_JOIN_S)
+        assert service.log_events("partitions_revoked") == []
