@@ -41,6 +41,8 @@ def _bounded(value: Any) -> Any:
         return value
     if isinstance(value, dict):
         return {str(key): _bounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_bounded(item) for item in value]
     text = " ".join(str(value).split())
     printable = "".join(char if char.isprintable() else "?" for char in text)
     return printable if len(printable) <= FACT_CHARS_MAX else printable[:FACT_CHARS_MAX] + "…"
