@@ -1,4 +1,4 @@
-"""Whether what Kafka really does (transactions, compaction, retention, ...) reaches the tables right.
+"""Whether what Kafka really does (transactions, compaction, retention) reaches the tables right.
 
 The first tests look at one run of the service over topics of every kind, which were written
 before it started; the others stop, change and restart services of their own.
@@ -187,7 +187,7 @@ def _write_large(boot: str, topic: str) -> list[bytes]:
 
 
 def test_aborted_messages_never_land_and_positions_pass_control_records(mixed: Mixed) -> None:
-    """A position that stops before a control record would show lag for ever and differ from Kafka's."""
+    """A position that stops before a control record would show lag for ever."""
     topic = mixed.topics["txn"]
     found = ls.rows(mixed.lake, topic)
     ends = mixed.kafka.offset_ranges(topic)

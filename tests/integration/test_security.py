@@ -9,7 +9,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import (
+    AdminClient, ScramCredentialInfo, ScramMechanism, UserScramCredentialUpsertion,
+)
 
 from tests.conftest import TopicNames
 from tests.integration import lakeside as ls
@@ -124,10 +126,6 @@ def test_password_mended_at_the_broker_heals_the_service_by_itself(
     managed_kafka: KafkaService, topic_names: TopicNames, tmp_path: Path
 ) -> None:
     """The person on call mends the user, not the service."""
-    from confluent_kafka.admin import (
-        ScramCredentialInfo, ScramMechanism, UserScramCredentialUpsertion,
-    )
-
     lake = ls.folder_lake(tmp_path)
     topics = topic_names(1)
     ls.create_topics(managed_kafka, topics)
@@ -196,7 +194,7 @@ def test_secrets_show_nowhere(
 
 
 def _absent(place: str, secrets: Iterable[str], texts: Iterable[str]) -> None:
-    seen = [text for text in texts]
+    seen = list(texts)
     assert any(seen), f"{place}: nothing to look at"
     for number, secret in enumerate(secrets):
         assert not any(secret in text for text in seen), f"secret {number} shows in {place}"
