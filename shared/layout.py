@@ -64,6 +64,7 @@ class Order(IntEnum):
     SPAWNED_AT_MS = 8
     STALLS = 9
     STANDING_SINCE_MS = 10
+    FOREIGN_RECORD = 11
 
 
 class Report(IntEnum):

@@ -337,6 +337,7 @@ class Coordinator:
             self._enter(Phase.ABORTING)
             return
         for topic in decision.included:
+            self._slots[topic].set_order(Order.FOREIGN_RECORD, decision.foreign_record)
             self._slots[topic].set_order(Order.INCLUDED_RECORD, decision.number)
             self._slots[topic].set_order(Order.INCLUDED_CYCLE, self._cycle_id)
         self.members = protocol.after_decision(

@@ -42,11 +42,13 @@ class Proposal:
 @dataclass(frozen=True, slots=True)
 class Decision:
     """number: of the record, None when nothing was left to decide; dropped: topics whose
-    manifests did not fit the frontier and must be read again."""
+    manifests did not fit the frontier and must be read again; foreign_record: the last cycle
+    record of another instance before it, 0 when there is none."""
 
     number: int | None
     included: tuple[str, ...]
     dropped: tuple[str, ...]
+    foreign_record: int = 0
 
 
 class Decider:
@@ -59,6 +61,7 @@ class Decider:
         self._next = 0
         self._claims: list[int] = [-1]
         self._written_claim = -1
+        self.foreign_record = 0
         self._owing: dict[int, frozenset[str]] = {}
         self._frontier: Mapping[tuple[str, int], int] = {}
         self._sent: tuple[int, bytes, tuple[str, ...]] | None = None
@@ -130,7 +133,7 @@ class Decider:
                 self._check_predecessor(number)
                 self._sent = None
                 self._note(number, decode(data, number))
-                return Decision(number, included, dropped)
+                return Decision(number, included, dropped, self.foreign_record)
             self._sent = None
         raise StorageUnavailable("decide", "log", "no free number was found")
 
@@ -143,7 +146,7 @@ class Decider:
         record = CycleRecord(
             self._instance, self._uuid, proposal.cycle_id, rfc3339(self._unix_ms()),
             tuple(included.values()), {**proposal.excluded, **excluded}, self.complete_through,
-            dict(proposal.table_versions))
+            dict(proposal.table_versions) if not self.foreign_record else {})
         return self._next, encode(record), tuple(included)
 
     def _is_ours(self, number: int, data: bytes) -> bool:
@@ -175,8 +178,10 @@ class Decider:
             decided = {manifest.topic: manifest.spans for manifest in record.manifests}
             self._frontier = advance_frontier(self._frontier, decided)
             if record.uuid != self._uuid:
-                # Another instance's record: that it is done only its own claims will tell.
+                # Another instance's record: that it is done only its own claims will tell, and
+                # the table versions our workers know may lack it, so we publish none from now on.
                 topics |= {_OTHERS}
+                self.foreign_record = number
         self._owing[number] = topics
 
     def _settle(self, done_records: Mapping[str, int]) -> None:

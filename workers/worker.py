@@ -144,6 +144,7 @@ class Worker:
         self._out: BallotOut | None = None
         self._owed: Owed | None = None
         self._voted_cycle = 0
+        self._rolled_through = 0
         self._restart = Restart.NO
         self._gaps: dict[int, OutOfRange] = {}
         self._paused = Paused.NO
@@ -225,7 +226,8 @@ class Worker:
             for manifest in record.manifests:
                 if manifest.topic == self._p.topic:
                     self._p.tables.roll_forward(number, manifest)
-        return tail.next_number - 1
+        self._rolled_through = tail.next_number - 1
+        return self._rolled_through
 
     def _begin(self, partitions: Iterable[int]) -> dict[int, int]:
         """Partition -> where to read on; a partition without a position gets one, for good."""
@@ -305,6 +307,9 @@ class Worker:
             return
         owed = self._owed
         try:
+            if self._slot.order(Order.FOREIGN_RECORD) > self._rolled_through:
+                # Another instance decided before us: its record on our topic comes first.
+                self._roll_forward()
             self._p.tables.roll_forward(owed.number, owed.manifest)
         except RecoverableError as error:
             self._commit_retry.failed(now)

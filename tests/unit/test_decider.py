@@ -179,7 +179,7 @@ def test_another_instances_record_is_noted_and_passed(lake: Lake) -> None:
     """Instances share the log and take turns."""
     decider = lake.decider()
     lake.put(others(4, manifest("a", 0, 5, partition=1)))
-    assert decider.decide(proposal(1, manifest("a", 0, 5))) == Decision(2, ("a",), ())
+    assert decider.decide(proposal(1, manifest("a", 0, 5))) == Decision(2, ("a",), (), foreign_record=1)
 
 
 def test_a_range_another_instance_decided_is_dropped(lake: Lake) -> None:
@@ -187,7 +187,7 @@ def test_a_range_another_instance_decided_is_dropped(lake: Lake) -> None:
     decider = lake.decider()
     lake.put(others(4, manifest("a", 0, 9)))
     decision = decider.decide(proposal(1, manifest("a", 0, 5), manifest("b", 0, 2)))
-    assert decision == Decision(2, ("b",), ("a",))
+    assert decision == Decision(2, ("b",), ("a",), foreign_record=1)
     record = lake.records()[2]
     assert isinstance(record, CycleRecord)
     assert [m.topic for m in record.manifests] == ["b"]
@@ -352,6 +352,17 @@ def test_trimming_goes_by_what_a_record_claims_not_by_what_we_know(
     assert decider.trim() == 2
     assert lake.log.numbers() == [6]
     assert lake.log.tail().complete_through == 5
+
+
+def test_no_table_versions_are_published_once_another_instance_writes(lake: Lake) -> None:
+    """Our workers' snapshots may lack its commits, so our versions would be a torn cut."""
+    decider = lake.decider()
+    decider.decide(proposal(1, manifest("a", 0, 5)))
+    lake.put(others(1, manifest("a", 0, 5, partition=1)))
+    decider.decide(proposal(2, manifest("a", 5, 9)))
+    published = [record.table_versions for record in lake.records().values()
+                 if isinstance(record, CycleRecord) and record.instance == "0"]
+    assert published == [{"bronze_a": 4}, {}]
 
 
 class StartsMeanwhile(RecordLog):
