@@ -21,7 +21,8 @@ WORD_BYTES = 8
 
 ABOUT_BYTES = 32 * 1024
 """Static facts (JSON) for the sidecar: topics, version, instance; 64 topics of 249 letters fit."""
-TEXT_BYTES = 2048
+TEXT_BYTES = 4096
+"""An error: 500 characters at six bytes at worst, a name, a time and what to do."""
 MANIFEST_BYTES = 128 * 1024
 """20 files of 600 bytes and 256 partitions of 100 bytes take 40 kB."""
 

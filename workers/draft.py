@@ -87,6 +87,11 @@ class Draft:
             self._open[table] = file
         return file
 
+    def abandon(self) -> None:
+        """Give all open files up; see `ParquetFile.abandon`."""
+        for file in self._open.values():
+            file.abandon()
+
     def close(self, now_ms: int) -> Prepared:
         """Finish all uploads.  Raises `StorageUnavailable`."""
         files = [*self._closed, *(file.close(now_ms) for file in self._open.values())]

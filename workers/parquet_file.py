@@ -84,6 +84,10 @@ class ParquetFile:
         self._pending, self._pending_bytes = [], 0
         self._writer.write_table(table, row_group_size=table.num_rows)
 
+    def abandon(self) -> None:
+        """Give it up: nothing more is sent, and what was sent stays invisible for ever."""
+        self._sink.abandon()
+
     def close(self, now_ms: int) -> DataFile:
         """Finish the upload; the file exists then, still invisible.  Raises as `append`."""
         if self._pending:
@@ -96,16 +100,25 @@ class ParquetFile:
 
 
 class _Sink:
-    """What ParquetWriter wants of a file, on a store's writer; counts the bytes."""
+    """What ParquetWriter wants of a file, on a store's writer; counts the bytes.
+
+    A ParquetWriter writes a footer when it is collected, also after a failure.  By then the sink
+    is abandoned and lets it write into the void, or a dropped file would wait for a dead store.
+    """
 
     closed = False
 
     def __init__(self, writer: Writer) -> None:
-        self._writer = writer
+        self._writer: Writer | None = writer
         self._position = 0
 
     def write(self, data: bytes) -> int:
-        self._writer.write(bytes(data))
+        if self._writer is not None:
+            try:
+                self._writer.write(bytes(data))
+            except BaseException:
+                self.abandon()
+                raise
         self._position += len(data)
         return len(data)
 
@@ -118,8 +131,14 @@ class _Sink:
     def close(self) -> None:
         """Nothing: pyarrow also closes what failed; only `finish` makes the object exist."""
 
+    def abandon(self) -> None:
+        self._writer = None
+
     def finish(self) -> None:
+        if self._writer is None:
+            raise RuntimeError("an abandoned file cannot be finished")
         self._writer.close()
+        self._writer = None
 
 
 class _Statistics:

@@ -55,6 +55,8 @@ LAG_INTERVAL_S = 1.0
 OFFSETS_RETRY_S = 5.0
 """Kafka's offsets are repeated after this while they lag behind the table."""
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.5, 15.0
+ERROR_CHARS_MAX = 500
+"""Of an error's message in /health; six bytes a character at worst, so it always fits."""
 FLUSH_ASK_SHARE = 0.5
 """Share of FILE_BYTES_MAX at which an early flush is asked for; at the whole reading pauses."""
 
@@ -518,6 +520,7 @@ class Worker:
                 if part.partition in positions:
                     positions[part.partition] = max(positions[part.partition], part.end)
         self._p.source.rewind(positions)
+        self._draft.abandon()
         self._draft = self._new_draft(positions)
         self._gaps = {}
         self._restart = Restart.NO
@@ -536,8 +539,9 @@ class Worker:
         news = {partition: position for partition, position in held.items()
                 if position is not None and self._offsets_told.get(partition) != position}
         if news:
-            self._p.source.commit(news, wait=wait)
+            # Noted first: a refusal, which takes the note back, may come during the call.
             self._offsets_told.update(news)
+            self._p.source.commit(news, wait=wait)
         self._offsets_at = self._clock.monotonic() + OFFSETS_RETRY_S
 
     def _say_goodbye(self) -> None:
@@ -602,8 +606,8 @@ class Worker:
     def _report(self, error: IngestError) -> None:
         """Show an error in /health and, at a bounded rate, in the log."""
         content = {"at": rfc3339(self._clock.unix_ms()), "name": error.name,
-                   "message": str(error)[:800], "what_to_do": error.what_to_do}
-        self._slot.error.write(json.dumps(content).encode()[:self._slot.error.capacity])
+                   "message": str(error)[:ERROR_CHARS_MAX], "what_to_do": error.what_to_do}
+        self._slot.error.write(json.dumps(content, ensure_ascii=False).encode(errors="replace"))
         self._slot.set_report(Report.ERROR_ACTIVE, 1)
         held_back = self._log_limit.admit(error.name, self._clock.monotonic())
         if held_back is not None:
