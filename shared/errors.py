@@ -7,7 +7,7 @@
         KafkaAuthenticationFailed   the brokers refuse our credentials
         TopicMissing          the topic does not exist (yet)
         CommitConflict        another writer took the table version; read back, then retry
-      TopicStopped          no retry can help: the topic stops until a person acted and the service was restarted
+      TopicStopped          no retry can help: the topic stops until a person has acted
         TopicRecreated  OffsetGap  TableMismatch  TableVanished  TornRecord  MissingFile
         MalformedMessage  ManifestTooLarge  FrontierBroken
       ServiceHalted         no retry can help, and the whole service is concerned

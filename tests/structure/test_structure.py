@@ -1,0 +1,190 @@
+"""What the README and the style promise of the code's structure holds in the code."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shared.protocol import TRANSITIONS
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("shared", "workers", "supervisor", "healthcheck", "demo", "bench")
+MAY_IMPORT = {
+    "shared": {"shared"},
+    "workers": {"workers", "shared"},
+    "supervisor": {"supervisor", "workers", "shared"},
+    "healthcheck": {"healthcheck", "shared"},
+    "demo": {"demo"},
+    "bench": {"bench", "tests"},
+}
+"""Package -> ours it may import; the benchmark and the demo look at the service from outside."""
+
+ONE_PLACE = {
+    "confluent_kafka": {"workers/kafka_source.py", "demo/broker.py", "demo/feeder.py"},
+    "deltalake": {"workers/delta_table.py", "demo/lake.py"},
+    "obstore": {"shared/object_store.py"},
+    "flask": {"healthcheck/app.py", "healthcheck/headers.py"},
+    "waitress": {"healthcheck/server.py"},
+    "prometheus_client": {"healthcheck/exposition.py"},
+}
+"""Client library -> the files of service and demo that import it."""
+
+PURE = (
+    "shared/protocol.py", "shared/records.py", "shared/layout.py", "shared/naming.py",
+    "shared/errors.py", "shared/exit_codes.py", "workers/decoder.py", "workers/ranges.py",
+    "workers/batch.py", "workers/schemas.py", "supervisor/respawn.py", "healthcheck/verdict.py",
+)
+IMPURE_MODULES = {
+    "os", "time", "socket", "subprocess", "threading", "logging", "pathlib", "random", "sys",
+    "signal", "io", "select", "shutil", "tempfile", "multiprocess", "obstore", "deltalake",
+    "confluent_kafka", "flask", "urllib", "http",
+}
+LINES_MAX = 70
+CHARACTERS_MAX = 100
+WORKPLACE = re.compile(r"/work/|\.\./shared|/\.library|/farm/")
+
+
+def sources(*packages: str) -> list[Path]:
+    """The Python files of the packages."""
+    return sorted(path for package in packages for path in (ROOT / package).rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    """The path as people write it."""
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports_of(path: Path) -> set[str]:
+    """Every module a file imports, also inside functions, by its full name."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def tops_of(path: Path) -> set[str]:
+    """The same, by top-level name."""
+    return {name.split(".")[0] for name in imports_of(path)}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_point_one_way(package: str) -> None:
+    """An arrow the other way would tie what was kept apart."""
+    ours = {*PACKAGES, "tests"}
+    wrong = {name_of(path): tops_of(path) & ours - MAY_IMPORT[package]
+             for path in sources(package)}
+    assert {name: found for name, found in wrong.items() if found} == {}
+
+
+@pytest.mark.parametrize("library", ONE_PLACE)
+def test_each_client_library_is_imported_in_one_place(library: str) -> None:
+    """Its twin, and the next version of the library, concern that place alone."""
+    service = sources("shared", "workers", "supervisor", "healthcheck", "demo")
+    users = {name_of(path) for path in service if library in tops_of(path)}
+    assert users <= ONE_PLACE[library]
+    assert users, f"nobody imports {library}"
+
+
+@pytest.mark.parametrize("module", PURE)
+def test_pure_modules_have_no_clock_and_no_io(module: str) -> None:
+    """The model and the simulation drive them; nothing may reach past their arguments."""
+    path = ROOT / module
+    assert tops_of(path) & IMPURE_MODULES == set()
+    called = {node.func.id for node in ast.walk(ast.parse(path.read_text()))
+              if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    assert called & {"open", "print", "input", "exec", "eval"} == set()
+
+
+def test_the_supervisor_stays_light() -> None:
+    """Kafka, Arrow, Delta and Flask would cost it tens of megabytes, and make forking unsafe."""
+    heavy = ["confluent_kafka", "pyarrow", "deltalake", "flask", "numpy", "rich"]
+    code = ("import sys, supervisor.supervisor, supervisor.__main__, supervisor.port;"
+            f"print([name for name in {heavy} if name in sys.modules])")
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
+                           timeout=60, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def functions() -> Iterator[tuple[str, ast.AST, int]]:
+    """Every function of the service and its helpers, with its length in lines."""
+    for path in sources(*PACKAGES, "tests"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = (node.end_lineno or node.lineno) - node.lineno + 1
+                yield f"{name_of(path)}:{node.lineno} {node.name}", node, length
+
+
+def test_functions_fit_a_screen() -> None:
+    """What cannot be seen at once cannot be proofread."""
+    assert [name for name, _, length in functions() if length > LINES_MAX] == []
+
+
+def test_lines_fit_a_screen() -> None:
+    """The same sideways."""
+    long = [f"{name_of(path)}:{number}" for path in sources(*PACKAGES)
+            for number, line in enumerate(path.read_text().splitlines(), 1)
+            if len(line) > CHARACTERS_MAX]
+    assert long == []
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    """Whoever opens a file reads that first."""
+    silent = [name_of(path) for path in sources(*PACKAGES, "tests")
+              if not ast.get_docstring(ast.parse(path.read_text()))]
+    assert silent == []
+
+
+def test_nothing_is_left_to_do_silently() -> None:
+    """A note to oneself in the code is a promise nobody keeps."""
+    marks = re.compile(r"\b(" + "|".join(("TO" + "DO", "FIX" + "ME", "X" * 3)) + r")\b")
+    marked = [name_of(path) for path in sources(*PACKAGES, "tests") if marks.search(
+        path.read_text())]
+    assert marked == []
+
+
+def test_nothing_names_the_place_it_was_written_at() -> None:
+    """The project stands by itself."""
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True,
+                             timeout=60, check=False).stdout.split()
+    named = [name for name in tracked
+             if name != name_of(Path(__file__)) and (ROOT / name).is_file()
+             and WORKPLACE.search((ROOT / name).read_text(errors="ignore"))]
+    assert named == []
+
+
+def phases_of_readme() -> dict[str, frozenset[str]]:
+    """The README's table: phase -> phases that may follow."""
+    text = (ROOT / "README.md").read_text()
+    table = text.split("<!-- phases -->")[1].split("<!-- /phases -->")[0]
+    rows = [[cell.strip() for cell in line.strip().strip("|").split("|")]
+            for line in table.strip().splitlines()[2:]]
+    return {row[0]: frozenset(re.findall(r"\b[A-Z]{4,}\b", row[-1])) for row in rows}
+
+
+def test_the_phases_in_the_readme_are_those_of_the_code() -> None:
+    """People reason by the table; it must be the one the service follows."""
+    in_code = {phase.name: frozenset(successor.name for successor in successors)
+               for phase, successors in TRANSITIONS.items()}
+    assert phases_of_readme() == in_code
+
+
+def test_every_dependency_is_pinned_and_explained() -> None:
+    """What is installed is what was tested, and somebody knows why it is there."""
+    page = (ROOT / "docs" / "dependencies.md").read_text().lower()
+    for file in ("requirements.txt", "requirements-dev.txt"):
+        lines = [line.split("#")[0].strip() for line in (ROOT / file).read_text().splitlines()]
+        wanted = [line for line in lines if line and not line.startswith("-")]
+        assert wanted
+        for line in wanted:
+            name, equals, version = line.partition("==")
+            assert equals and version, f"{file}: {line} is not pinned"
+            assert f"`{name.lower()}`" in page, f"{name} is not in docs/dependencies.md"
