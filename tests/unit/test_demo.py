@@ -299,6 +299,7 @@ def test_service_environment_holds_nothing_of_a_real_installation() -> None:
         base, broker="127.0.0.1:1", topics=("a", "b"), lake=Path("/demo/lake"), port=81
     )
     assert env == {
+        "KAFKA_PROPERTY_SESSION_TIMEOUT_MS": "6000",
         "PATH": "/bin", "BATCH_INTERVAL_SECONDS": "2", "LOG_FORMAT": "json",
         "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1", "KAFKA_TOPICS": "a,b",
         "LAKE_URI": "/demo/lake", "HEALTH_HOST": "127.0.0.1", "HEALTH_PORT": "81",
