@@ -38,8 +38,8 @@ METADATA_REFRESH_MS = 10_000
 SESSION_TIMEOUT_MS = 10_000
 """A member that died for good (its topic stopped) is waited for this long by those who join
 later; a static member cannot leave.  Far above a restart, well below a cycle's deadline."""
-HEARTBEAT_INTERVAL_MS = 1_000
-"""Members learn of a rebalance with their next heartbeat: at 3 s a start takes 2 s longer."""
+HEARTBEAT_INTERVAL_MS = 2_000
+"""Members learn of a rebalance with their next heartbeat; each costs an idle service some CPU."""
 GROUP_INSTANCE_CHARS_MAX = 249
 FETCH_BACKOFF_MS = 5
 """How long the fetcher sleeps on a full queue; the default of 1000 ms starves small queues."""
