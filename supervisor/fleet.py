@@ -34,6 +34,8 @@ ABORT_GRACE_S = 2.0
 """Time a hanging worker gets to write its stacks after SIGABRT, before SIGKILL."""
 START_ALLOWANCE_S = 30.0
 """A new process has this much more than the heartbeat limit to give its first sign."""
+SPAWN_RETRY_S = 1.0
+"""Least wait after the host refused a process."""
 
 
 @dataclass(slots=True)
@@ -127,7 +129,7 @@ class Fleet:
                and now >= berth.respawn_at and may_respawn(berth.topic)]
         for berth in due:
             self._spawn(berth, now)
-        return [berth.topic for berth in due]
+        return [berth.topic for berth in due if berth.child is not None]
 
     def _spawn(self, berth: Berth, now: float) -> None:
         slot = berth.slot
@@ -141,13 +143,27 @@ class Fleet:
             target=entry.main, name=f"worker-{berth.topic}", daemon=True,
             args=(entry.Assignment(self._config, berth.topic, berth.index, incarnation,
                                    self._block_path), writer))
-        process.start()
-        writer.close()
+        try:
+            process.start()
+        except OSError as error:
+            reader.close()
+            self._not_born(berth, error, now)
+            return
+        finally:
+            writer.close()
         slot.set_order(Order.PID, process.pid)
         berth.child = Child(process, _pidfd(process.pid), reader, now,
                             slot.report(Report.COMMITS))
         log_event(logger, logging.INFO, "worker_spawned", topic=berth.topic, worker=process.pid,
                   incarnation=incarnation)
+
+    def _not_born(self, berth: Berth, error: OSError, now: float) -> None:
+        """The host gives no process or descriptor: try again later, as after a death."""
+        fate = after_death(berth.history, WorkerExit.FAILED, made_progress=False)
+        berth.history = fate.history
+        berth.respawn_at = now + max(SPAWN_RETRY_S, fate.delay_s or 0.0)
+        log_event(logger, logging.ERROR, "worker_not_spawned", topic=berth.topic, cause=error,
+                  what_to_do="Check the limits on processes and open files (TasksMax, NOFILE).")
 
     def reap(self, now: float) -> list[Death]:
         """Bury the dead and settle when each comes back."""

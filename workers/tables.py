@@ -116,7 +116,8 @@ class TopicTables:
         judge: Callable[[Iterable[Span], Mapping[int, int | None]], Tiling],
         spans: tuple[Span, ...], files: tuple[DataFile, ...], number: int,
     ) -> None:
-        last: RecoverableError | None = None
+        failed: StorageUnavailable | None = None
+        refused: CommitConflict | None = None
         for attempt in range(COMMIT_ATTEMPTS_MAX):
             found = {span.partition: table.txn_version(self._app_id(span.partition))
                      for span in spans}
@@ -126,19 +127,27 @@ class TopicTables:
             if tiling is Tiling.TORN:
                 raise TornRecord(f"table {folder}, record {number}: positions are {found}, the "
                                  f"record has {[(s.partition, s.start, s.end) for s in spans]}")
+            if failed is not None:
+                # It did not take effect.  The caller has the patience; here it would be spent
+                # without a heartbeat.
+                raise failed
             if attempt == 0:
                 self._check_files(folder, files, number)
             try:
                 table.commit(files, {self._app_id(span.partition): span.end for span in spans},
                              {"record": number})
-            except (CommitConflict, StorageUnavailable) as error:
-                last = error
+            except CommitConflict as error:
                 self._on_doubt(error)
-                table.refresh()
+                refused = error
+            except StorageUnavailable as error:
+                self._on_doubt(error)
+                failed = error
             else:
                 self._store.sync(f"{folder}/_delta_log/{table.version:020d}.json")
                 return
-        raise StorageUnavailable("commit", folder, f"refused {COMMIT_ATTEMPTS_MAX} times: {last}")
+            table.refresh()
+        raise StorageUnavailable(
+            "commit", folder, f"refused {COMMIT_ATTEMPTS_MAX} times: {refused}")
 
     def _check_files(self, folder: str, files: tuple[DataFile, ...], number: int) -> None:
         for file in files:

@@ -178,7 +178,7 @@ class Worker:
 
     def run_once(self) -> None:
         """One turn; raises `TopicStopped` and `Fenced`, handles every `RecoverableError`."""
-        self._slot.set_report(Report.HEARTBEAT_NS, self._clock.monotonic_ns())
+        self._beat()
         try:
             self._learn_outcome()
             self._commit_owed()
@@ -195,6 +195,10 @@ class Worker:
             self._read_retry.failed(self._clock.monotonic())
         self._publish()
 
+    def _beat(self) -> None:
+        """Show progress: once per turn, and between the steps of what takes many requests."""
+        self._slot.set_report(Report.HEARTBEAT_NS, self._clock.monotonic_ns())
+
     # -- starting ---------------------------------------------------------------------------
 
     def _start(self) -> None:
@@ -203,7 +207,9 @@ class Worker:
             return
         try:
             self._p.tables.ensure()
+            self._beat()
             done_through = self._roll_forward()
+            self._beat()
             self._topic_id = self._p.source.topic_id()
             self._begin(self._p.source.partitions())
         except RecoverableError:
@@ -227,6 +233,7 @@ class Worker:
         for number, record in tail.cycles.items():
             for manifest in record.manifests:
                 if manifest.topic == self._p.topic:
+                    self._beat()
                     self._p.tables.roll_forward(number, manifest)
         self._rolled_through = tail.next_number - 1
         return self._rolled_through
@@ -244,6 +251,7 @@ class Worker:
             committed = {} if known else source.committed(missing)
             starts = {}
             for partition in missing:
+                self._beat()
                 marks = source.watermarks(partition)
                 starts[partition] = resolve_start(
                     committed.get(partition), marks.low, marks.high, table_is_new=not known,
