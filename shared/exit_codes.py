@@ -47,8 +47,8 @@ class ExitCode(IntEnum):
     CONFIG = (
         78,
         False,
-        "The configuration is wrong; every fault was named on stderr. systemd: do not restart; "
-        "the next start would fail the same way.",
+        "The configuration is wrong (every fault was named on stderr), or the lake needs a "
+        "person. systemd: do not restart; the next start would fail the same way.",
     )
 
 
