@@ -12,6 +12,7 @@ from shared.object_store import open_store
 from shared.record_log import RecordLog
 from workers.delta_table import DeltaStore
 from workers.kafka_source import KafkaSource
+from workers.reporter import Reporter
 from workers.tables import TopicTables
 from workers.worker import Parts, Worker
 
@@ -24,19 +25,17 @@ def build_worker(
 ) -> Worker:
     """A worker on the configured Kafka and lake; opens connections, reads nothing yet."""
     config, topic = assignment.config, assignment.topic
-    store = open_store(config.lake)
-    told: list[Worker] = []
-    source = KafkaSource(
-        config.kafka, config.limits, topic, config.instance_id,
-        on_commit_failure=lambda cause: told[0].offsets_refused(cause))
+    store, clock = open_store(config.lake), SystemClock()
+    slot = block.slot(assignment.index)
+    reporter = Reporter(slot, clock, topic)
+    source = KafkaSource(config.kafka, config.limits, topic, config.instance_id,
+                         on_commit_failure=reporter.offsets_refused)
     tables = TopicTables(
         store, DeltaStore(config.lake.uri, config.lake.storage_options()), topic,
-        dlq_enabled=config.dlq_enabled, on_doubt=lambda error: told[0].doubt(error))
-    worker = Worker(Parts(
-        config, topic, assignment.incarnation, block, block.slot(assignment.index), source,
-        tables, RecordLog(store), store, SystemClock(), wake_supervisor))
-    told.append(worker)
-    return worker
+        dlq_enabled=config.dlq_enabled, on_doubt=reporter.doubt)
+    return Worker(Parts(
+        config, topic, assignment.incarnation, block, slot, source, tables, RecordLog(store),
+        store, clock, reporter, wake_supervisor))
 
 
 def roll_forward_only(config: Config, topic: str) -> None:

@@ -11,7 +11,6 @@ of progress.  Whatever it holds that is not named by a record is its own to drop
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -19,11 +18,11 @@ from enum import IntEnum
 
 from shared.backoff import Backoff
 from shared.block import Block, Slot
-from shared.clock import SystemClock, rfc3339
+from shared.clock import SystemClock
 from shared.config import Config, GapPolicy, OffsetReset, OnMalformed
 from shared.errors import (
-    CommitConflict, Fenced, IngestError, MalformedMessage, ManifestTooLarge, OffsetGap,
-    RecoverableError, StorageUnavailable, TopicRecreated, TopicStopped,
+    Fenced, MalformedMessage, ManifestTooLarge, OffsetGap, RecoverableError,
+    StorageUnavailable, TopicRecreated, TopicStopped,
 )
 from shared.exit_codes import WorkerExit
 from shared.layout import Histogram, Order, Paused, Report
@@ -39,6 +38,7 @@ from workers.draft import Draft, Prepared
 from workers.kafka_source import OutOfRange, Source
 from workers.parquet_file import FileLimits
 from workers.ranges import join
+from workers.reporter import Reporter
 from workers.tables import TopicTables
 
 logger = logging.getLogger("worker")
@@ -55,15 +55,8 @@ LAG_INTERVAL_S = 1.0
 OFFSETS_RETRY_S = 5.0
 """Kafka's offsets are repeated after this while they lag behind the table."""
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.5, 15.0
-ERROR_CHARS_MAX = 500
-"""Of an error's message in /health; six bytes a character at worst, so it always fits."""
 FLUSH_ASK_SHARE = 0.5
 """Share of FILE_BYTES_MAX at which an early flush is asked for; at the whole reading pauses."""
-
-_DEAD_LETTER_WORDS = {
-    "encoding": Report.DEAD_LETTERS_ENCODING, "json": Report.DEAD_LETTERS_JSON,
-    "empty": Report.DEAD_LETTERS_EMPTY, "headers": Report.DEAD_LETTERS_HEADERS}
-
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -79,6 +72,7 @@ class Parts:
     log: RecordLog
     store: ObjectStore
     clock: SystemClock
+    reporter: Reporter
     wake_supervisor: Callable[[], None]
 
 
@@ -135,6 +129,7 @@ class Worker:
     def __init__(self, parts: Parts) -> None:
         self._p = parts
         self._config, self._slot, self._clock = parts.config, parts.slot, parts.clock
+        self._reporter = parts.reporter
         limits = parts.config.limits
         self._file_limits = FileLimits(limits.row_group_bytes, limits.upload_part_bytes)
         self._started = False
@@ -168,17 +163,17 @@ class Worker:
             while self._p.block.phase()[1] not in TERMINAL:
                 self.run_once()
         except TopicStopped as error:
-            self._report(error)
+            self._reporter.error(error)
             return WorkerExit.TOPIC_STOPPED
         except Fenced as error:
-            self._report(error)
+            self._reporter.error(error)
             return WorkerExit.FENCED
         self._say_goodbye()
         return WorkerExit.STOPPED_CLEANLY
 
     def run_once(self) -> None:
         """One turn; raises `TopicStopped` and `Fenced`, handles every `RecoverableError`."""
-        self._beat()
+        self._reporter.beat()
         try:
             self._learn_outcome()
             self._commit_owed()
@@ -191,13 +186,9 @@ class Worker:
             if self._started and self._clock.monotonic() >= self._offsets_at:
                 self._tell_offsets(wait=False)
         except RecoverableError as error:
-            self._report(error)
+            self._reporter.error(error)
             self._read_retry.failed(self._clock.monotonic())
         self._publish()
-
-    def _beat(self) -> None:
-        """Show progress: once per turn, and between the steps of what takes many requests."""
-        self._slot.set_report(Report.HEARTBEAT_NS, self._clock.monotonic_ns())
 
     # -- starting ---------------------------------------------------------------------------
 
@@ -207,9 +198,9 @@ class Worker:
             return
         try:
             self._p.tables.ensure()
-            self._beat()
+            self._reporter.beat()
             done_through = self._roll_forward()
-            self._beat()
+            self._reporter.beat()
             self._topic_id = self._p.source.topic_id()
             self._begin(self._p.source.partitions())
         except RecoverableError:
@@ -221,7 +212,7 @@ class Worker:
         self._started = True
         self._publish_versions()
         self._slot.set_report(Report.DONE_RECORD, done_through)
-        self._clear_error()
+        self._reporter.clear_error()
         log_event(logger, logging.INFO, "worker_started", topic=self._p.topic,
                   incarnation=self._p.incarnation, done_record=done_through,
                   table_version=self._p.tables.bronze.version)
@@ -233,7 +224,7 @@ class Worker:
         for number, record in tail.cycles.items():
             for manifest in record.manifests:
                 if manifest.topic == self._p.topic:
-                    self._beat()
+                    self._reporter.beat()
                     self._p.tables.roll_forward(number, manifest)
         self._rolled_through = tail.next_number - 1
         return self._rolled_through
@@ -251,7 +242,7 @@ class Worker:
             committed = {} if known else source.committed(missing)
             starts = {}
             for partition in missing:
-                self._beat()
+                self._reporter.beat()
                 marks = source.watermarks(partition)
                 starts[partition] = resolve_start(
                     committed.get(partition), marks.low, marks.high, table_is_new=not known,
@@ -324,14 +315,15 @@ class Worker:
         except RecoverableError as error:
             self._commit_retry.failed(now)
             self._slot.count(Report.COMMIT_FAILURES)
-            self._report(error)
+            self._reporter.error(error)
             return
         self._owed = None
         self._commit_retry.worked()
         self._slot.histograms[Histogram.COMMIT].observe(self._clock.monotonic() - now)
-        self._count(owed.manifest)
+        self._reporter.committed(owed.manifest)
+        self._publish_versions()
         self._slot.set_report(Report.DONE_RECORD, owed.number)
-        self._clear_error()
+        self._reporter.clear_error()
         self._p.wake_supervisor()
         self._tell_offsets(wait=False)
 
@@ -344,7 +336,7 @@ class Worker:
         try:
             vote = self._prepare(cycle_id)
         except RecoverableError as error:
-            self._report(error)
+            self._reporter.error(error)
         finally:
             self._slot.cast(Ballot(cycle_id, vote))
             self._p.wake_supervisor()
@@ -367,7 +359,7 @@ class Worker:
         self._close_draft()
         self._slot.set_report(Report.FLUSH_WANTED, 0)
         if not self._prepared:
-            self._clear_error()
+            self._reporter.clear_error()
             return Vote.EMPTY
         manifest = self._manifest()
         content = encode(manifest)
@@ -543,13 +535,14 @@ class Worker:
         """Bring the group's offsets up to the table's positions; best effort, never ahead."""
         if not self._started:
             return
+        if self._reporter.take_refusal():
+            self._offsets_told = {}
         held = self._p.tables.positions(sorted(self._assigned))
         news = {partition: position for partition, position in held.items()
                 if position is not None and self._offsets_told.get(partition) != position}
         if news:
-            # Noted first: a refusal, which takes the note back, may come during the call.
-            self._offsets_told.update(news)
             self._p.source.commit(news, wait=wait)
+            self._offsets_told.update(news)
         self._offsets_at = self._clock.monotonic() + OFFSETS_RETRY_S
 
     def _say_goodbye(self) -> None:
@@ -557,38 +550,11 @@ class Worker:
         try:
             self._tell_offsets(wait=True)
         except RecoverableError as error:
-            self.offsets_refused(str(error))
+            self._reporter.offsets_refused(str(error))
         self._p.source.close()
 
-    def offsets_refused(self, cause: str) -> None:
-        """Called by the source when the group did not take offsets: they are told again."""
-        self._offsets_told = {}
-        self._slot.count(Report.OFFSET_COMMIT_FAILURES)
-        held_back = self._log_limit.admit("offsets_refused", self._clock.monotonic())
-        if held_back is not None:
-            log_event(logger, logging.WARNING, "kafka_offsets_not_committed",
-                      topic=self._p.topic, cause=cause, suppressed=held_back)
-
-    def _count(self, manifest: Manifest) -> None:
-        slot = self._slot
-        ranges = manifest.ranges
-        slot.count(Report.ROWS, sum(part.rows for part in ranges))
-        slot.count(Report.VALUE_BYTES, manifest.value_bytes)
-        slot.count(Report.SKIPPED, sum(part.skipped for part in ranges))
-        slot.count(Report.OFFSETS_ABSENT, sum(part.absent for part in ranges))
-        slot.count(Report.OFFSETS_LOST,
-                   sum(gap.end - gap.start for part in ranges for gap in part.lost))
-        if manifest.dead_letter_spans:
-            for kind, count in manifest.flaws.items():
-                slot.count(_DEAD_LETTER_WORDS[kind], count)
-        slot.count(Report.COMMITS)
-        slot.set_report(Report.LAST_COMMIT_AT_MS, self._clock.unix_ms())
-        slot.set_report(Report.LAST_COMMIT_NS, self._clock.monotonic_ns())
-        self._publish_versions()
-
     def _publish_versions(self) -> None:
-        self._slot.set_report(Report.TABLE_VERSION, self._p.tables.bronze.version)
-        self._slot.set_report(Report.DLQ_TABLE_VERSION, self._p.tables.dlq_version or 0)
+        self._reporter.versions(self._p.tables.bronze.version, self._p.tables.dlq_version)
 
     def _publish(self) -> None:
         slot, now = self._slot, self._clock.monotonic()
@@ -610,23 +576,3 @@ class Worker:
         lag = sum(max(0, ends[p] - read[p]) for p in self._assigned) if known else 0
         self._slot.set_report(Report.LAG, lag)
         self._slot.set_report(Report.LAG_KNOWN, int(known))
-
-    def _report(self, error: IngestError) -> None:
-        """Show an error in /health and, at a bounded rate, in the log."""
-        content = {"at": rfc3339(self._clock.unix_ms()), "name": error.name,
-                   "message": str(error)[:ERROR_CHARS_MAX], "what_to_do": error.what_to_do}
-        self._slot.error.write(json.dumps(content, ensure_ascii=False).encode(errors="replace"))
-        self._slot.set_report(Report.ERROR_ACTIVE, 1)
-        held_back = self._log_limit.admit(error.name, self._clock.monotonic())
-        if held_back is not None:
-            level = logging.WARNING if isinstance(error, RecoverableError) else logging.ERROR
-            log_event(logger, level, "worker_error", topic=self._p.topic, error=error.name,
-                      message=error, what_to_do=error.what_to_do, suppressed=held_back)
-
-    def doubt(self, error: RecoverableError) -> None:
-        """Called for each commit that was answered by an error and is now read back."""
-        conflict = isinstance(error, CommitConflict)
-        self._slot.count(Report.COMMIT_CONFLICTS if conflict else Report.COMMITS_AMBIGUOUS)
-
-    def _clear_error(self) -> None:
-        self._slot.set_report(Report.ERROR_ACTIVE, 0)

@@ -19,6 +19,7 @@ from tests.fakes.config import make_config
 from tests.fakes.source import MemorySource, MemoryTopic
 from tests.fakes.store import MemoryStore
 from tests.fakes.tables import MemoryTables, TableState
+from workers.reporter import Reporter
 from workers.tables import TopicTables
 from workers.worker import Parts, Worker
 
@@ -49,15 +50,14 @@ class WorkerRig:
         incarnation = self.slot.order(Order.INCARNATION) + 1
         self.slot.set_order(Order.INCARNATION, incarnation)
         source = MemorySource(self.topic, assigns_all)
-        told: list[Worker] = []
+        reporter = Reporter(self.slot, self.clock, TOPIC)
+        source.on_commit_failure = reporter.offsets_refused
         tables = TopicTables(
             self.store, self.twins, TOPIC, dlq_enabled=self.config.dlq_enabled,
-            on_doubt=lambda error: told[0].doubt(error))
+            on_doubt=reporter.doubt)
         worker = Worker(Parts(
             self.config, TOPIC, incarnation, self.block, self.slot, source, tables, self.log,
-            self.store, self.clock, self._wake))
-        told.append(worker)
-        source.on_commit_failure = worker.offsets_refused
+            self.store, self.clock, reporter, self._wake))
         self.slot.set_report(Report.INCARNATION, incarnation)
         self.worker, self.source = worker, source
         return worker, source

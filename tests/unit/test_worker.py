@@ -949,7 +949,7 @@ def test_worker_stops_cleanly_though_the_table_is_away(rig: WorkerRig) -> None:
 
 def test_an_error_in_any_script_is_readable_json_within_its_bounds(rig: WorkerRig) -> None:
     """/health shows it; a cut in the middle of an escape would hide it."""
-    rig.worker._report(StorageUnavailable("put", "x", "\U0001f600ä\"\\" * 5_000))
+    rig.worker._p.reporter.error(StorageUnavailable("put", "x", "\U0001f600ä\"\\" * 5_000))
     shown = json.loads(rig.slot.error.read() or b"")
     assert shown["name"] == "StorageUnavailable"
     assert shown["what_to_do"]
