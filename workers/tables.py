@@ -118,12 +118,18 @@ class TopicTables:
     ) -> None:
         failed: StorageUnavailable | None = None
         refused: CommitConflict | None = None
-        for attempt in range(COMMIT_ATTEMPTS_MAX):
+        fresh = False
+        for _ in range(COMMIT_ATTEMPTS_MAX):
             found = {span.partition: table.txn_version(self._app_id(span.partition))
                      for span in spans}
             tiling = judge(spans, found)
             if tiling is Tiling.DONE:
                 return
+            if tiling is Tiling.TORN and not fresh:
+                # Our snapshot may be older than records that others have done meanwhile.
+                table.refresh()
+                fresh = True
+                continue
             if tiling is Tiling.TORN:
                 raise TornRecord(f"table {folder}, record {number}: positions are {found}, the "
                                  f"record has {[(s.partition, s.start, s.end) for s in spans]}")
@@ -131,7 +137,7 @@ class TopicTables:
                 # It did not take effect.  The caller has the patience; here it would be spent
                 # without a heartbeat.
                 raise failed
-            if attempt == 0:
+            if refused is None:
                 self._check_files(folder, files, number)
             try:
                 table.commit(files, {self._app_id(span.partition): span.end for span in spans},
@@ -146,6 +152,7 @@ class TopicTables:
                 self._store.sync(f"{folder}/_delta_log/{table.version:020d}.json")
                 return
             table.refresh()
+            fresh = True
         raise StorageUnavailable(
             "commit", folder, f"refused {COMMIT_ATTEMPTS_MAX} times: {refused}")
 

@@ -346,3 +346,17 @@ def test_fixing_a_start_is_bounded_and_writes_nothing_when_done(lake: Lake) -> N
     with pytest.raises(StorageUnavailable):
         lake.tables.begin({3: 0}, "id-1")
     assert fault.fired == COMMIT_ATTEMPTS_MAX
+
+
+def test_a_snapshot_older_than_a_done_record_is_renewed_before_anything_is_called_torn(
+    lake: Lake
+) -> None:
+    """Another instance did the record before this one after we had opened the table."""
+    first = lake.manifest()
+    second = lake.manifest(Range(0, 20, 30, 10), files={BRONZE: "second"})
+    other = lake.make()
+    other.ensure()
+    other.roll_forward(6, first)
+    assert lake.tables.positions([0]) == {0: 10}
+    lake.tables.roll_forward(7, second)
+    assert lake.holds_once(second)
