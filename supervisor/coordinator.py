@@ -29,7 +29,7 @@ logger = logging.getLogger("supervisor")
 
 EARLY_FLUSH_GAP_S = 1.0
 """Least time between two cycles when a full file asks for one before the interval is over."""
-WATCH_INTERVAL_S = 60.0
+WATCH_INTERVAL_S = 30.0
 """How often an idle service looks whether others wrote; trimming keeps far more than that."""
 TRIM_INTERVAL_S = 600.0
 DECIDE_FIRST_S, DECIDE_MAX_S = 0.2, 5.0
