@@ -17,7 +17,7 @@ ARGS ?=
 PIP_INSTALL := $(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check --requirement
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test bench clean
+.PHONY: help install run test faults soak mutants bench clean
 
 help: ## Print this list
 	@echo "Usage: make <command>"
@@ -30,6 +30,15 @@ run: install ## Run the whole service on its embedded demo; Ctrl-C stops it
 
 test: $(INSTALLED_DEV) ## Run the tests, on a real Kafka and a real MinIO where they can be had
 	@exec $(VENV_PYTHON) -m pytest $(ARGS)
+
+faults: $(INSTALLED_DEV) ## Run every fault of the matrix; EVIDENCE_FILE=... keeps what they saw
+	@exec $(VENV_PYTHON) -m pytest -m "" tests/simulation tests/faults $(ARGS)
+
+soak: $(INSTALLED_DEV) ## Random faults for HOURS=1 hours, judged at the end
+	@exec $(VENV_PYTHON) -m tests.soak --hours $(or $(HOURS),1) $(ARGS)
+
+mutants: $(INSTALLED_DEV) ## Break the product on purpose, many times, and see that tests notice
+	@exec $(VENV_PYTHON) -m tests.mutants $(ARGS)
 
 bench: $(INSTALLED_DEV) ## Measure throughput and memory on a real Kafka and a real MinIO
 	@exec $(VENV_PYTHON) -m bench $(ARGS)

@@ -11,11 +11,12 @@ import os
 import re
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TypeVar
 
 import pytest
 
+from tests.rig.evidence import Evidence, keep
 from tests.services import KafkaService, MinioService, ServiceProvider, ServiceUnavailable
 
 KAFKA_FIXTURES = frozenset({"kafka", "own_kafka"})
@@ -31,6 +32,7 @@ TopicNames = Callable[..., list[str]]
 """``topic_names(count, label="events")`` returns that many new names of topics."""
 
 _provider = pytest.StashKey[ServiceProvider]()
+_report = pytest.StashKey[pytest.TestReport]()
 _not_run = pytest.StashKey[dict[str, list[str]]]()
 """Why a service could not be had, and the tests that wanted it."""
 
@@ -151,6 +153,28 @@ def own_minio(
     service = _or_skip(request, "MinIO", service_provider.own_minio)
     yield service
     service.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Keep the report of the test's own part, for the `evidence` fixture to look at."""
+    report = yield
+    if report.when == "call":
+        item.stash[_report] = report
+    return report
+
+
+@pytest.fixture
+def evidence(request: pytest.FixtureRequest) -> Iterator[Evidence]:
+    """Give what a test of faults tells of its strikes, and keep it with the test's outcome."""
+    made = Evidence()
+    yield made
+    rows = tuple(row for mark in request.node.iter_markers("fault") for row in mark.args)
+    report = request.node.stash.get(_report, None)
+    outcome, seconds = (report.outcome, report.duration) if report else ("failed", 0.0)
+    keep(made.line(request.node.nodeid, rows, outcome, seconds))
 
 
 @pytest.fixture
