@@ -61,6 +61,7 @@ class Coordinator:
         self._topics_of_log: frozenset[str] = frozenset()
         self.claimed = False
         self.unavailable = False
+        self._some_topic_started = False
         self.halted_by: Exception | None = None
         self._recovering: set[str] = set()
         self._job_kind = ""
@@ -157,6 +158,7 @@ class Coordinator:
         for topic, slot in self._slots.items():
             incarnation = slot.order(Order.INCARNATION)
             started = bool(incarnation) and slot.report(Report.STARTED) == incarnation
+            self._some_topic_started |= started
             if started and not self.members[topic].started and topic not in self._dead:
                 self.members[topic] = replace(self.members[topic], started=True)
         self.members = protocol.after_done(self.members, self._done_records())
@@ -211,19 +213,20 @@ class Coordinator:
             self._enter(Phase.STOPPING)
         elif not self.claimed:
             self._start_job("claim", now)
-            self._give_up_if_late(now, nothing_came=True)
+            self._give_up_if_late(now)
         else:
             waited_for = [t for t, m in self.members.items() if not (m.started or m.stopped)]
             if not waited_for and not self._recovering:
                 self._begin_consuming(now)
             else:
-                started = any(member.started for member in self.members.values())
-                self._give_up_if_late(now, nothing_came=not started)
+                self._give_up_if_late(now)
 
-    def _give_up_if_late(self, now: float, *, nothing_came: bool) -> None:
+    def _give_up_if_late(self, now: float) -> None:
+        """At the start deadline: without any topic's start a dependency never came."""
         if now - self._began < self._timing.start_deadline_s:
             return
-        if nothing_came and not all(member.stopped for member in self.members.values()):
+        all_stopped = all(member.stopped for member in self.members.values())
+        if not self._some_topic_started and not all_stopped:
             self.unavailable = True
             self._enter(Phase.HALTED)
         else:

@@ -12,6 +12,7 @@ import gc
 import hashlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -33,11 +34,12 @@ from workers.batch import Batch
 REQUEST_TIMEOUT_S = 5.0
 """One metadata, watermark or committed-offsets request; well below any heartbeat limit."""
 CLOSE_LIMIT_S = 3.0
+LEAVE_POLL_S = 0.05
 METADATA_REFRESH_MS = 10_000
 """New partitions are noticed within this; the promise is 30 s."""
 SESSION_TIMEOUT_MS = 10_000
-"""A member that died for good (its topic stopped) is waited for this long by those who join
-later; a static member cannot leave.  Far above a restart, well below a cycle's deadline."""
+"""A member that died without a successor is waited for this long by those who join later.  Far
+above a restart, well below a cycle's deadline."""
 HEARTBEAT_INTERVAL_MS = 2_000
 """Members learn of a rebalance with their next heartbeat; each costs an idle service some CPU."""
 GROUP_INSTANCE_CHARS_MAX = 249
@@ -135,8 +137,11 @@ class Source(Protocol):
     def commit(self, offsets: Mapping[int, int], *, wait: bool) -> None:
         """Tell the group; best effort.  With `wait` it is bounded by the request timeout."""
 
+    def leave(self) -> None:
+        """Give the membership up for good, so that nobody who joins later waits for it."""
+
     def close(self) -> None:
-        """Leave quietly; as a static member the partitions stay ours for a session."""
+        """End quietly; as a static member the partitions stay ours for a session."""
 
 
 class KafkaSource:
@@ -359,6 +364,15 @@ class KafkaSource:
             self._consumer.commit(offsets=parts, asynchronous=not wait)
         except KafkaException as error:
             self._on_commit_failure(error.args[0].str())
+
+    def leave(self) -> None:
+        """See `Source`.  Only `unsubscribe` tells the group: closing alone keeps a static member,
+        and whoever joins then waits until its session ends (measured: 0.1 s against 10 s)."""
+        self._consumer.unsubscribe()
+        give_up_at = time.monotonic() + CLOSE_LIMIT_S
+        while self._assigned and time.monotonic() < give_up_at:
+            self._consumer.poll(LEAVE_POLL_S)
+        self.close()
 
     def close(self) -> None:
         """See `Source`; a broker that is away must not hold up a stop."""

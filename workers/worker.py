@@ -164,6 +164,7 @@ class Worker:
                 self.run_once()
         except TopicStopped as error:
             self._reporter.error(error)
+            self._p.source.leave()
             return WorkerExit.TOPIC_STOPPED
         except Fenced as error:
             self._reporter.error(error)

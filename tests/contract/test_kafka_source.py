@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -15,7 +16,9 @@ from tests.fakes.source import MemorySource, MemoryTopic
 from tests.services import KafkaService
 from tests.waiting import wait_until
 from workers.batch import Batch
-from workers.kafka_source import KafkaSource, OutOfRange, Source, group_instance_id
+from workers.kafka_source import (
+    SESSION_TIMEOUT_MS, KafkaSource, OutOfRange, Source, group_instance_id,
+)
 
 JOIN_S = 30.0
 MESSAGES = 40
@@ -195,6 +198,25 @@ def test_source_keeps_the_groups_offsets(rig: Rig) -> None:
     rig.source.commit({0: 12}, wait=True)
     assert rig.source.committed([0, 1]) == {0: 12, 1: None}
     assert rig.failures == []
+
+
+def test_real_source_that_leaves_keeps_nobody_from_joining(
+    kafka: KafkaService, topic_names: TopicNames
+) -> None:
+    """A static member that only closes is waited for until its session ends."""
+    first, second = topic_names(2)
+    sources = []
+    for topic in (first, second):
+        kafka.create_topic(topic, partitions=2)
+        config = make_config((topic,), {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap,
+                                        "KAFKA_GROUP_ID": f"group-{first}"})
+        sources.append(KafkaSource(config.kafka, config.limits, topic, "0", lambda cause: None))
+    join(sources[0], {0: 0, 1: 0})
+    sources[0].leave()
+    began = time.monotonic()
+    join(sources[1], {0: 0, 1: 0})
+    assert time.monotonic() - began < SESSION_TIMEOUT_MS / 1000 / 2
+    sources[1].close()
 
 
 def test_real_source_names_a_topic_that_is_not_there(

@@ -68,6 +68,7 @@ class MemorySource:
         self.beside: list[IngestError] = []
         self.polls = 0
         self.closed = False
+        self.left = False
         self.paused = False
         self.committed_calls: list[dict[int, int]] = []
         self._callbacks: tuple[OnAssign, OnRevoke] | None = None
@@ -193,6 +194,10 @@ class MemorySource:
                 self.topic.group_offsets.update(offsets)
         except KafkaUnavailable as error:
             self.on_commit_failure(str(error))
+
+    def leave(self) -> None:
+        """See `Source`."""
+        self.left = self.closed = True
 
     def close(self) -> None:
         """See `Source`."""

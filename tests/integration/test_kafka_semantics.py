@@ -460,7 +460,7 @@ def test_without_dlq_a_malformed_message_stops_its_topic_or_is_counted(
 def test_topic_that_stopped_does_not_keep_a_later_one_from_joining(
     kafka: KafkaService, topic_names: TopicNames, tmp_path: Path
 ) -> None:
-    """A dead member counts until its session ends; those who join meanwhile wait for it."""
+    """It leaves the group, which otherwise waits for it until its session ends."""
     lake = ls.folder_lake(tmp_path)
     bad, late, steady = topics = topic_names(3)
     ls.create_topics(kafka, (bad, steady))
@@ -474,4 +474,5 @@ def test_topic_that_stopped_does_not_keep_a_later_one_from_joining(
             ls.send(kafka.bootstrap, topic, ls.numbered(5))
         for topic in (steady, late):
             ls.wait_for_position(service, lake, topic, 5, timeout_s=LATE_JOIN_S)
-        assert service.log_events("partitions_revoked") == []
+        losers = {line["topic"] for line in service.log_events("partitions_revoked")}
+        assert losers <= {bad}, "only the one that stopped gave its partitions up"

@@ -219,6 +219,19 @@ def test_a_start_nobody_answers_ends_as_unavailable(stage: Stage, claimed: bool)
     assert stage.coordinator.unavailable
 
 
+def test_a_start_goes_on_without_the_others_when_all_that_started_were_stopped(
+    stage: Stage
+) -> None:
+    """Kafka and the store did come: that one topic then stopped is no outage."""
+    stage.turn(2)
+    stage.born("a")
+    stage.turn()
+    stage.coordinator.topic_stopped("a")
+    stage.clock.advance(START_DEADLINE_S + 1)
+    assert stage.turn(2) is Phase.CONSUMING
+    assert not stage.coordinator.unavailable
+
+
 def test_one_topic_that_cannot_start_does_not_keep_the_others_from_starting(stage: Stage) -> None:
     """It holds cycles until it is isolated, like any topic that fails."""
     stage.turn(2)

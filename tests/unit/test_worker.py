@@ -501,6 +501,7 @@ def test_a_torn_table_stops_the_topic(rig: WorkerRig) -> None:
     assert rig.worker.run() is WorkerExit.TOPIC_STOPPED
     assert error_name(rig) == "TornRecord"
     assert rig.landed() == []
+    assert rig.source.left, "who joins the group later would wait for it"
 
 
 # --- a dead worker
