@@ -49,6 +49,10 @@ FETCH_WAIT_MS = 1_000
 """How long the broker may hold a fetch while there is nothing; new messages end it at once."""
 PARTITION_FETCH_BYTES = 256 * 1024
 
+_MEMBERSHIP_LOST = (KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED, KafkaError._FATAL)
+"""Errors after which a client delivers nothing any more.  A message's error knows only its code,
+and `_FATAL` is the one under which a fatal error arrives: it must not look like an outage."""
+
 OnAssign = Callable[[tuple[int, ...]], Mapping[int, int]]
 OnRevoke = Callable[[tuple[int, ...]], None]
 
@@ -290,9 +294,8 @@ class KafkaSource:
         error = message.error()
         if error.code() == KafkaError._AUTO_OFFSET_RESET:
             return OutOfRange(message.partition(), message.offset())
-        if error.fatal() or error.code() in (KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED):
-            return Fenced(f"the group gave our membership of topic {self._topic} to another "
-                          f"member ({error.str()})")
+        if error.fatal() or error.code() in _MEMBERSHIP_LOST:
+            return Fenced(f"the client of topic {self._topic} cannot go on: {error.str()}")
         if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART,
                             KafkaError.TOPIC_AUTHORIZATION_FAILED):
             return TopicMissing(self._topic)

@@ -54,7 +54,8 @@ WAITING_SHORT_S = 2.0
 LAG_INTERVAL_S = 1.0
 OFFSETS_RETRY_S = 5.0
 """Kafka's offsets are repeated after this while they lag behind the table."""
-BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.5, 15.0
+BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.5, 5.0
+"""A long outage ends unannounced: the longest wait delays every recovery by as much."""
 FLUSH_ASK_SHARE = 0.5
 """Share of FILE_BYTES_MAX at which an early flush is asked for; at the whole reading pauses."""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 from confluent_kafka import Producer
 
-from shared.errors import TopicMissing
+from shared.errors import Fenced, TopicMissing
 from tests.conftest import TopicNames
 from tests.fakes.config import make_config
 from tests.fakes.source import MemorySource, MemoryTopic
@@ -217,6 +217,28 @@ def test_real_source_that_leaves_keeps_nobody_from_joining(
     join(sources[1], {0: 0, 1: 0})
     assert time.monotonic() - began < SESSION_TIMEOUT_MS / 1000 / 2
     sources[1].close()
+
+
+def test_real_source_says_that_its_membership_was_taken(
+    kafka: KafkaService, topic_names: TopicNames
+) -> None:
+    """The client delivers nothing any more; taken for an outage, it would be waited for for ever.
+
+    It happens without a second service, too: a broker that dies in the middle of a join comes
+    back with another member under our name.
+    """
+    (topic,) = topic_names()
+    kafka.create_topic(topic, partitions=2)
+    config = make_config((topic,), {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap,
+                                    "KAFKA_GROUP_ID": f"group-{topic}"})
+    older, newer = (KafkaSource(config.kafka, config.limits, topic, "0", lambda cause: None)
+                    for _ in range(2))
+    join(older, {0: 0, 1: 0})
+    join(newer, {0: 0, 1: 0})
+    error = wait_until(lambda: older.poll(10, 0.2).error, JOIN_S, "the older one notices")
+    assert isinstance(error, Fenced)
+    for source in (older, newer):
+        source.close()
 
 
 def test_real_source_names_a_topic_that_is_not_there(

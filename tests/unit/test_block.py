@@ -254,14 +254,17 @@ def test_a_text_with_an_impossible_length_is_not_read(
 
 
 WRITER = """
-import sys
+import sys, time
 from pathlib import Path
 from shared.block import Block
 slot = Block.attach(Path(sys.argv[1])).slot(0)
 while True:
     slot.manifest.write(b"a" * 60000)
+    time.sleep(0.0002)
     slot.manifest.write(b"b" * 70000)
+    time.sleep(0.0002)
 """
+"""It rests after each text as long as a reader takes; without that hardly one is ever whole."""
 
 
 def test_a_reader_beside_a_writer_sees_whole_texts_or_none(block: Block, path: Path) -> None:
