@@ -70,13 +70,26 @@ def find(service: Service, victim: str) -> list[int]:
     if victim == "sidecar":
         pid = service.sidecar_pid()
         return [] if pid is None else [pid]
-    forkservers = [
-        child for child in psutil.Process(service.pid).children()
-        if "multiprocess.forkserver" in " ".join(child.cmdline())
-    ]
+    forkservers = [child for child in psutil.Process(service.pid).children() if is_forkserver(child)]
     if victim == "forkserver":
         return [process.pid for process in forkservers]
-    return sorted(child.pid for process in forkservers for child in process.children())
+    return sorted(child.pid for process in forkservers for child in children_of(process))
+
+
+def is_forkserver(process: psutil.Process) -> bool:
+    """Whether workers are forked from it; a process that is just ending is not."""
+    try:
+        return "multiprocess.forkserver" in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+
+
+def children_of(process: psutil.Process) -> list[psutil.Process]:
+    """Its children, none when it is just ending."""
+    try:
+        return list(process.children())
+    except psutil.Error:
+        return []
 
 
 def pause(seconds: float) -> None:
