@@ -14,6 +14,7 @@ is judged by the first rule, in the order made, that matches it and is not used 
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -29,6 +30,10 @@ HEAD_LIMIT_BYTES = 1 << 17
 CHUNK_BYTES = 1 << 16
 UPSTREAM_TIMEOUT_S = 60
 SLOW_PIECE_BYTES = 4096
+CODES = {429: "TooManyRequests", 503: "SlowDown", 404: "NoSuchBucket", 403: "AccessDenied"}
+"""What S3 says beside a status, where it is not InternalError."""
+SHARE_SEED = 20261124
+"""Of the dice that say which requests a rule with a share strikes."""
 
 
 class Kind(Enum):
@@ -43,14 +48,17 @@ class Kind(Enum):
     HANG_AFTER = "hang_after"
     DELAY = "delay"
     SLOW = "slow"
+    CUT_REQUEST = "cut_request"
+    CUT_ANSWER = "cut_answer"
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """A kind with what it needs: the status to answer, seconds, or bytes per second."""
+    """A kind with what it needs: the status and code to answer, seconds, or bytes per second."""
 
     kind: Kind
     status: int = 500
+    code: str = ""
     seconds: float = 0.0
     bytes_per_s: float = 0.0
 
@@ -62,9 +70,15 @@ RESET_AFTER = Action(Kind.RESET_AFTER)
 """The store has done it; the client's connection is reset instead of an answer."""
 
 
-def fail_before(status: int = 500) -> Action:
-    """Answer an error; the store never sees the request."""
-    return Action(Kind.FAIL_BEFORE, status=status)
+CUT_REQUEST = Action(Kind.CUT_REQUEST)
+"""The store gets half of the body and then the end of the connection, and so does the client."""
+CUT_ANSWER = Action(Kind.CUT_ANSWER)
+"""The store has done it; the client gets half of the body announced, and then the end."""
+
+
+def fail_before(status: int = 500, code: str = "") -> Action:
+    """Answer an error, with S3's code for the status unless another is named; no effect."""
+    return Action(Kind.FAIL_BEFORE, status=status, code=code)
 
 
 def fail_after(status: int = 500) -> Action:
@@ -113,9 +127,11 @@ class Rule:
     skip: int
     on_match: Callback | None
     on_effect: Callback | None
+    share: float = 1.0
     fired: int = 0
     requests: list[Request] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _dice: random.Random = field(default_factory=lambda: random.Random(SHARE_SEED))
 
     def take(self, request: Request) -> bool:
         """Whether the rule applies to a request; it counts when it does."""
@@ -130,6 +146,8 @@ class Rule:
                 return False
             if self.skip > 0:
                 self.skip -= 1
+                return False
+            if self._dice.random() >= self.share:
                 return False
             self.fired += 1
             self.requests.append(request)
@@ -184,6 +202,7 @@ class S3Proxy:
         action: Action = PASS,
         times: int | None = None,
         skip: int = 0,
+        share: float = 1.0,
         on_match: Callback | None = None,
         on_effect: Callback | None = None,
     ) -> Rule:
@@ -195,6 +214,7 @@ class S3Proxy:
             query_regex: searched in the unquoted query, ``""`` when there is none.
             times: how often it fires before it is used up; None is for ever.
             skip: how many matching requests it lets alone first.
+            share: of the matching requests, which part it strikes; by dice with a fixed seed.
             on_match: called before the store sees the request.
             on_effect: called after the store answered, before the client hears of it. Both run
                 in a thread, and the request waits for them; an error in them resets it.
@@ -208,6 +228,7 @@ class S3Proxy:
             skip,
             on_match,
             on_effect,
+            share,
         )
         self._rules = [*self._rules, made]
         return made
@@ -276,6 +297,9 @@ class S3Proxy:
             async for _ in _body(reader, head):
                 pass
             return await _answer_falsely(writer, action, method)
+        if action.kind is Kind.CUT_REQUEST:
+            await link.send_half(head, _body(reader, head), writer)
+            raise _Broken("the request was cut")
         if action.kind is Kind.DELAY:
             await asyncio.sleep(action.seconds)
         answer = await link.send(head, _body(reader, head), writer)
@@ -287,6 +311,11 @@ class S3Proxy:
                 pass
             return await _answer_falsely(writer, action, method)
         writer.write(answer.raw)
+        if action.kind is Kind.CUT_ANSWER:
+            whole = b"".join([piece async for piece in link.body(answer, method)])
+            writer.write(whole[: len(whole) // 2])
+            await writer.drain()
+            return False
         async for piece in link.body(answer, method):
             if action.kind is Kind.SLOW:
                 await _write_slowly(writer, piece, action.bytes_per_s)
@@ -366,6 +395,18 @@ class _Upstream:
             await writer.drain()
         return await self._answer()
 
+    async def send_half(self, head: _Head, body: _Pieces, client: asyncio.StreamWriter) -> None:
+        """Send a request up to the middle of its body, and end the connection."""
+        self.close()
+        opening = asyncio.open_connection(*self._address, limit=HEAD_LIMIT_BYTES)
+        self._reader, self._writer = await asyncio.wait_for(opening, UPSTREAM_TIMEOUT_S)
+        if head.expects_continue:
+            client.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        whole = b"".join([piece async for piece in body])
+        self._writer.write(head.raw + whole[: len(whole) // 2])
+        await self._writer.drain()
+        self.close()
+
     async def body(self, answer: _Head, method: str) -> _Pieces:
         """The answer's body as it comes."""
         if method == "HEAD" or answer.status in (204, 304):
@@ -437,7 +478,7 @@ async def _answer_falsely(
 ) -> bool:
     """Give the client what the rule says instead of an answer; tells whether it stays open."""
     if action.kind in (Kind.FAIL_BEFORE, Kind.FAIL_AFTER):
-        code = {429: "TooManyRequests", 503: "SlowDown"}.get(action.status, "InternalError")
+        code = action.code or CODES.get(action.status, "InternalError")
         body = f"<Error><Code>{code}</Code><Message>made by a test</Message></Error>".encode()
         writer.write(
             f"HTTP/1.1 {action.status} Made By A Test\r\nContent-Type: application/xml\r\n"
