@@ -4,6 +4,8 @@
         proxy.black_hole()   # connections stay open, nothing gets through any more
         proxy.cut()          # connections are reset, and new ones refused
         proxy.heal()         # new connections work, black-holed ones go on
+        proxy.strand()       # what is connected now hangs for good; new connections work
+        proxy.shape(latency_s=0.25, bytes_per_s=32_000, piece_bytes=7)
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from dataclasses import dataclass
 from enum import Enum
 from types import TracebackType
 
@@ -20,6 +23,18 @@ CHUNK_BYTES = 65_536
 CONNECT_TIMEOUT_S = 10
 _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER on with no time: closing sends RST instead of FIN."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How bytes travel; 0 is no limit.
+
+    latency_s: one way.  bytes_per_s: of each connection and direction.  piece_bytes: sent at once.
+    """
+
+    latency_s: float = 0.0
+    bytes_per_s: float = 0.0
+    piece_bytes: int = 0
 
 
 class State(Enum):
@@ -47,6 +62,8 @@ class TcpProxy:
         self._upstream = (host, int(number))
         self._state = State.PASS
         self._writers: set[asyncio.StreamWriter] = set()
+        self._shape = Shape()
+        self._stranded = 0
         self.connections = 0
         self.bytes_forwarded = 0
         self._thread = LoopThread("tcp-proxy")
@@ -85,6 +102,20 @@ class TcpProxy:
         """Let bytes through again, those held back first."""
         self._thread.call(self._set(State.PASS))
 
+    def strand(self) -> None:
+        """Never again bring anything through the connections there are, not even their end.
+
+        As when the machine on the other side vanished, or a firewall forgot them: either side
+        still believes in them. New connections work.
+        """
+        self._thread.call(self._strand())
+
+    def shape(
+        self, *, latency_s: float = 0.0, bytes_per_s: float = 0.0, piece_bytes: int = 0
+    ) -> None:
+        """From now on bytes travel like this; without arguments at once."""
+        self._shape = Shape(latency_s, bytes_per_s, piece_bytes)
+
     def close(self) -> None:
         """End the proxy; no effect the second time."""
         if self._server.is_serving():
@@ -109,6 +140,9 @@ class TcpProxy:
         else:
             self._may_flow.set()
 
+    async def _strand(self) -> None:
+        self._stranded = self.connections
+
     async def _close(self) -> None:
         self._server.close()
         for writer in list(self._writers):
@@ -116,6 +150,7 @@ class TcpProxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        number = self.connections
         if self._state is State.CUT:
             reset(writer)
             return
@@ -127,7 +162,8 @@ class TcpProxy:
             answer, request = await asyncio.wait_for(opening, CONNECT_TIMEOUT_S)
             upstream = request
             self._writers.add(request)
-            await asyncio.gather(self._pump(reader, request), self._pump(answer, writer))
+            await asyncio.gather(
+                self._pump(reader, request, number), self._pump(answer, writer, number))
         except (OSError, asyncio.TimeoutError, ConnectionError):
             # Either side is gone; the other one learns it from the reset below.
             reset(writer)
@@ -137,14 +173,43 @@ class TcpProxy:
                     self._writers.discard(end)
                     end.close()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(CHUNK_BYTES):
-            await self._may_flow.wait()
-            writer.write(data)
-            self.bytes_forwarded += len(data)
-            await writer.drain()
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int
+    ) -> None:
+        """One direction of the connection with this number."""
+        try:
+            while data := await reader.read(CHUNK_BYTES):
+                await self._pass_on(data, writer, number)
+        except OSError:
+            await self._hang_if_stranded(number)
+            raise
+        await self._hang_if_stranded(number)
         if writer.can_write_eof():
             writer.write_eof()
+
+    async def _hang_if_stranded(self, number: int) -> None:
+        """Nobody hears more of a stranded connection, not even that its other side has ended."""
+        if number <= self._stranded:
+            await asyncio.Event().wait()
+
+    async def _pass_on(self, data: bytes, writer: asyncio.StreamWriter, number: int) -> None:
+        await self._may_flow.wait()
+        await self._hang_if_stranded(number)
+        shape = self._shape
+        await asyncio.sleep(shape.latency_s)
+        size = shape.piece_bytes or len(data)
+        if shape.bytes_per_s:
+            # In steps of a twentieth of a second, so that a slow line is not a stuttering one.
+            size = min(size, max(1, int(shape.bytes_per_s / 20)))
+        for start in range(0, len(data), size):
+            piece = data[start : start + size]
+            if shape.bytes_per_s:
+                await asyncio.sleep(len(piece) / shape.bytes_per_s)
+            writer.write(piece)
+            self.bytes_forwarded += len(piece)
+            await writer.drain()
+            if shape.piece_bytes:
+                await asyncio.sleep(0)
 
 
 def reset(writer: asyncio.StreamWriter) -> None:
