@@ -14,6 +14,7 @@ import http.client
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -32,6 +33,7 @@ HOST = "127.0.0.1"
 REQUEST_TIMEOUT_S = 5
 STOP_TIMEOUT_S = 60
 GONE_TIMEOUT_S = 10
+FROZEN_TIMEOUT_S = 10
 BODY_BYTES_MAX = 4_000_000
 LOG_LINES_IN_ERRORS = 40
 FOREIGN_PREFIXES = (
@@ -42,6 +44,7 @@ FOREIGN_NAMES = ("INSTANCE_ID", "ON_MALFORMED", "FILE_BYTES_MAX", "NOTIFY_SOCKET
 """Settings that the shell of the test's user may hold; they must not reach the service."""
 
 SIDECAR_MODULE = "healthcheck"
+BLOCK_OPTION = "--block"
 
 PSS_PREFIX = "Pss:"
 
@@ -54,6 +57,8 @@ class Service:
         workers: for ``--workers``; None leaves it out.
         module: what is run with ``python -m``; a test of the rig names a stand-in.
         folder: where the module lies.
+        stderr: a descriptor that the service's output goes to instead of the log, which then
+            stays empty; the caller closes it.
 
     Attributes:
         port: of the health page.
@@ -68,6 +73,7 @@ class Service:
         module: str = "supervisor",
         folder: Path = ROOT,
         arguments: Sequence[str] = (),
+        stderr: int | None = None,
     ) -> None:
         (self.port,) = free_ports(1)
         kept = {
@@ -87,6 +93,7 @@ class Service:
         if workers is not None:
             self._command += ["--workers", str(workers)]
         self._cwd = folder
+        self._stderr = stderr
         self._own_folder = Path(tempfile.mkdtemp(prefix="bronze-test-service-"))
         self.log_path = self._own_folder / "service.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -124,8 +131,8 @@ class Service:
                 cwd=self._cwd,
                 env=self.environ,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=log if self._stderr is None else self._stderr,
+                stderr=log if self._stderr is None else self._stderr,
                 start_new_session=True,
             )
         self._known = {}
@@ -173,6 +180,29 @@ class Service:
             return not self._tree()
 
         wait_until(is_gone, GONE_TIMEOUT_S, lambda: f"all are killed, were: {known}")
+
+    def freeze(self) -> list[int]:
+        """SIGSTOP to every process, as when the machine is suspended; return who was stopped."""
+        frozen: dict[int, psutil.Process] = {}
+
+        def is_frozen() -> bool:
+            # The supervisor first, which takes the silence of the others for a hang; and asked
+            # anew, because the forkserver may have made one more child meanwhile.
+            everybody = sorted(self._tree(), key=lambda process: process.pid != self.pid)
+            for process in everybody:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(signal.SIGSTOP)
+            frozen.update((process.pid, process) for process in everybody)
+            return all(process.status() == psutil.STATUS_STOPPED for process in self._tree())
+
+        wait_until(is_frozen, FROZEN_TIMEOUT_S, "every process is stopped")
+        return list(frozen)
+
+    def thaw(self) -> None:
+        """SIGCONT to every process."""
+        for process in self._tree():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGCONT)
 
     def restart(self) -> None:
         """Kill what is left of the last run and start again, with the same settings."""
@@ -273,13 +303,23 @@ class Service:
 
     def sidecar_pid(self) -> int | None:
         """The pid of the process that was run with ``-m healthcheck``."""
+        found = self._sidecar()
+        return None if found is None else found[0]
+
+    def block_path(self) -> Path | None:
+        """Where the shared block lies, as the sidecar was told; None without a sidecar."""
+        found = self._sidecar()
+        return None if found is None else Path(found[1][found[1].index(BLOCK_OPTION) + 1])
+
+    def _sidecar(self) -> tuple[int, list[str]] | None:
+        """Pid and command of the sidecar."""
         for process in self._tree():
             try:
                 command = process.cmdline()
             except psutil.Error:
                 continue
             if ["-m", SIDECAR_MODULE] in [command[at : at + 2] for at in range(len(command))]:
-                return int(process.pid)
+                return int(process.pid), command
         return None
 
     def all_pids(self) -> list[int]:
