@@ -68,10 +68,31 @@ def open_lake(lake_uri: str, options: Mapping[str, str] | None = None) -> fs.Fil
     return fs.SubTreeFileSystem(f"{parts.netloc}{parts.path}".rstrip("/"), store)
 
 
-def read_numbered(lake: fs.FileSystem, folder: str) -> dict[int, bytes]:
-    """The content of every ``{number:020d}.json`` in a folder, by number, in order."""
-    numbers = list_numbers(lake, folder)
-    return read_numbers(lake, folder, numbers)
+@dataclass(slots=True)
+class Kept:
+    """What earlier looks have read of files that never change; each look adds what is new.
+
+    records: of the log, also those trimmed meanwhile: commits of long runs are held against them.
+    commits: per table; None reads all of them anew at every look.
+    files: data files that were found right; None looks at all of them at every look.
+    """
+
+    records: dict[int, bytes] = field(default_factory=dict)
+    commits: dict[str, dict[int, bytes]] | None = None
+    files: set[str] | None = None
+
+
+def read_numbered(
+    lake: fs.FileSystem, folder: str, kept: dict[int, bytes] | None = None
+) -> dict[int, bytes]:
+    """The content of every ``{number:020d}.json`` in a folder, by number, in order.
+
+    kept: what was read before; it is not read again, and is given also where it was deleted.
+    """
+    known = {} if kept is None else kept
+    new = [number for number in list_numbers(lake, folder) if number not in known]
+    known.update(read_numbers(lake, folder, new))
+    return dict(sorted(known.items()))
 
 
 def list_numbers(lake: fs.FileSystem, folder: str) -> list[int]:
@@ -112,10 +133,15 @@ class Commit:
         return {unquote(str(add["path"])) for add in self.adds}
 
 
-def read_commits(lake: fs.FileSystem, table: str) -> list[Commit]:
-    """Every commit whose JSON is still there, in order; none when there is no such table."""
-    folder = f"{table}/_delta_log"
-    return [_commit(number, data) for number, data in read_numbered(lake, folder).items()]
+def read_commits(
+    lake: fs.FileSystem, table: str, kept: dict[int, bytes] | None = None
+) -> list[Commit]:
+    """Every commit whose JSON is still there, in order; none when there is no such table.
+
+    kept: as `read_numbered` takes it.
+    """
+    found = read_numbered(lake, f"{table}/_delta_log", kept)
+    return [_commit(number, data) for number, data in found.items()]
 
 
 def _commit(version: int, data: bytes) -> Commit:

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_right
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from typing import Any
 from urllib.parse import unquote
 
@@ -24,6 +26,7 @@ from tests.rig.lake import (
     READERS,
     RECORDS,
     Commit,
+    Kept,
     bronze_table,
     dlq_table,
     list_numbers,
@@ -69,6 +72,7 @@ def check_log(
     settled: bool = True,
     behind: Collection[str] = (),
     ledger: Ledger | None = None,
+    kept: Kept | None = None,
 ) -> Report:
     """Hold every commit against the records, and every record against the commits.
 
@@ -78,20 +82,25 @@ def check_log(
             record that names a topic may be incomplete for it.
         behind: topics whose newest record may be incomplete although the service is settled.
         ledger: when given, the fates in the records are held against it.
+        kept: what earlier looks have read. A log that was trimmed can only be judged with it,
+            because trimmed records' commits stay.
     """
     report = Report()
+    kept = kept or Kept()
     lake = open_lake(lake_uri, storage_options)
     # Numbers first and contents last: a commit that is seen is then never newer than the records
     # that are seen, and a record that had been listed had its whole chance to be committed.
     listed = list_numbers(lake, RECORDS)
-    before = parse_records(Report(), read_numbered(lake, RECORDS))
+    before = parse_records(Report(), read_numbered(lake, RECORDS, kept.records))
     names = sorted({part.topic for record in before for part in record.parts} | set(topics))
     tables = {
-        table: read_commits(lake, table)
+        table: read_commits(
+            lake, table, None if kept.commits is None else kept.commits.setdefault(table, {})
+        )
         for topic in names
         for table in (bronze_table(topic), dlq_table(topic))
     }
-    found = read_numbered(lake, RECORDS)
+    found = read_numbered(lake, RECORDS, kept.records)
     records = parse_records(report, found)
     check_records(report, records, found, ledger)
     parts = [part for record in records for part in record.parts]
@@ -108,7 +117,7 @@ def check_log(
     old = [record for record in records if not listed or record.number <= listed[-1]]
     _check_completeness(report, records, old, done, set() if settled else set(names), set(behind))
     _check_cuts(report, old, done, {table: len(found) for table, found in tables.items()})
-    _check_files(report, lake, [file for part in parts for file in part.files])
+    _check_files(report, lake, [file for part in parts for file in part.files], kept.files)
     return report
 
 
@@ -285,6 +294,7 @@ def _check_cuts(
 ) -> None:
     """At the table versions that a record publishes, every record is in all tables or in none."""
     parts = [part for record in records for part in record.parts]
+    histories = {table: _History(table, parts, done[table]) for table in done}
     for record in records:
         versions = record.table_versions
         where = f"the cut of record {record.number}"
@@ -292,23 +302,52 @@ def _check_cuts(
         for table, version in versions.items():
             if table not in done or version >= lengths[table]:
                 report.add("torn_cut", where, f"{table} has no version {version}")
-        visible = {
-            number
-            for table, version in versions.items()
-            for number, at in done.get(table, {}).items()
-            if at <= version
-        }
-        for part in parts:
-            if not visible or part.number > max(visible):
+        cut = {table: at for table, at in versions.items() if table in histories}
+        newest = max((histories[table].newest(at) for table, at in cut.items()), default=-1)
+        for table, version in cut.items():
+            if histories[table].oldest_missing(version) > newest:
                 continue
-            for table in part.tables:
-                if table in versions and done[table].get(part.number, NEVER) > versions[table]:
-                    detail = f"record {max(visible)} is in it, {part} is not in {table}"
-                    report.add("torn_cut", where, detail)
+            for number in histories[table].missing(version, newest):
+                detail = f"record {newest} is in it, record {number} is not in {table}"
+                report.add("torn_cut", where, detail)
 
 
-def _check_files(report: Report, lake: fs.FileSystem, files: list[FileEntry]) -> None:
-    """Every file that a record names is there, of the stated size, with the stated rows."""
+class _History:
+    """When one table got each of the records that it must get; made for many questions."""
+
+    def __init__(self, table: str, parts: list[Part], done: Mapping[int, int]) -> None:
+        due = sorted({part.number for part in parts if table in part.tables})
+        self._due = [(number, done.get(number, NEVER)) for number in due]
+        # Maxima of what came before rise, whatever the order, so that they can be searched.
+        self._latest = list(accumulate((at for _, at in self._due), max))
+        landed = sorted((at, number) for number, at in done.items())
+        self._versions = [at for at, _ in landed]
+        self._newest = list(accumulate((number for _, number in landed), max))
+
+    def newest(self, version: int) -> int:
+        """The newest record that is in the table at a version; -1 for none."""
+        count = bisect_right(self._versions, version)
+        return self._newest[count - 1] if count else -1
+
+    def oldest_missing(self, version: int) -> int:
+        """The oldest record due that is not in the table at a version; NEVER for none."""
+        at = bisect_right(self._latest, version)
+        return self._due[at][0] if at < len(self._due) else NEVER
+
+    def missing(self, version: int, newest: int) -> list[int]:
+        """All of them that are not newer than a record."""
+        return [number for number, at in self._due if at > version and number <= newest]
+
+
+def _check_files(
+    report: Report, lake: fs.FileSystem, files: list[FileEntry], right: set[str] | None
+) -> None:
+    """Every file that a record names is there, of the stated size, with the stated rows.
+
+    right: those found right before, which are left out; this look's are added.
+    """
+    if right is not None:
+        files = [file for file in files if f"{file.table}/{file.path}" not in right]
 
     def look(file: FileEntry) -> list[tuple[str, str]]:
         path = f"{file.table}/{file.path}"
@@ -336,6 +375,8 @@ def _check_files(report: Report, lake: fs.FileSystem, files: list[FileEntry]) ->
             report.checked["files"] += 1
             for kind, detail in wrong:
                 report.add(kind, file.table, detail)
+            if right is not None and not wrong:
+                right.add(f"{file.table}/{file.path}")
 
 
 def _type_name(kind: pa.DataType) -> str:
