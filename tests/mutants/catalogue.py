@@ -1,0 +1,220 @@
+"""The mutants: each breaks one rule of the product by replacing one piece of its text.
+
+`old` must occur in `file` exactly once; a test of the everyday suite holds that, so that no mutant
+outlives the text it breaks.  `tests` are run until one fails: the fastest that is to see it first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+WORKER = "tests/unit/test_worker.py"
+TABLES = "tests/unit/test_tables.py"
+PROTOCOL = "tests/unit/test_protocol.py"
+COORDINATOR = "tests/unit/test_coordinator.py"
+DECIDER = "tests/unit/test_decider.py"
+RECORD_LOG = "tests/unit/test_record_log.py"
+CLIENT = "tests/unit/test_kafka_client.py"
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """name: what the broken product does, in the words of the page."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+MUTANTS = (
+    # Commits
+    Mutant(
+        "Kafka's offsets are told before the Delta commit", "workers/worker.py",
+        "            self._p.tables.roll_forward(owed.number, owed.manifest)\n",
+        "            self._p.source.commit(\n"
+        "                {part.partition: part.end for part in owed.manifest.ranges}, wait=False)\n"
+        "            self._p.tables.roll_forward(owed.number, owed.manifest)\n",
+        (WORKER,)),
+    Mutant(
+        "a commit is made wherever the table's positions stand", "shared/protocol.py",
+        "    if all(txn_versions.get(span.partition) == span.start for span in spans):",
+        "    if not all(_at_or_past(txn_versions.get(span.partition), span.end) for span in spans):",
+        (PROTOCOL,)),
+    Mutant(
+        "a commit's lost answer is taken for success", "workers/tables.py",
+        "                failed = error\n", "                return\n", (TABLES,)),
+    Mutant(
+        "the table is not read again after a commit's error", "workers/tables.py",
+        "                return\n            table.refresh()\n            fresh = True\n",
+        "                return\n            fresh = True\n", (TABLES,)),
+    Mutant(
+        "a lost answer is followed by the same commit again, without a look", "workers/tables.py",
+        "            if tiling is Tiling.DONE:\n                return\n",
+        "            if tiling is Tiling.DONE and failed is None and refused is None:\n"
+        "                return\n", (TABLES,)),
+    Mutant(
+        "the Delta client may try a refused commit again on a newer snapshot",
+        "workers/delta_table.py", "max_commit_retries=0", "max_commit_retries=5",
+        ("tests/contract/test_delta_table.py -k folder",)),
+    Mutant(
+        "dead letters come after the rows", "workers/tables.py",
+        "        dlq_version = None\n        if manifest.dead_letter_spans:\n",
+        "        self._commit(self.bronze, bronze_table(self._topic), judge_tiling,\n"
+        "                     manifest.spans, manifest.files_of(BRONZE), number)\n"
+        "        dlq_version = None\n        if manifest.dead_letter_spans:\n",
+        (TABLES,)),
+    Mutant(
+        "files of a record are committed without a look whether they exist", "workers/tables.py",
+        "            if size != file.size:\n", "            if False:\n", (TABLES,)),
+    Mutant(
+        "a table that vanished is made again", "workers/tables.py",
+        "            if self._store.size(certificate) is not None:\n", "            if False:\n",
+        (TABLES,)),
+    Mutant(
+        "where reading begins is not committed before the first message", "workers/worker.py",
+        "            tables.begin(starts, self._topic_id)\n            held = tables.positions(partitions)\n",
+        "            held = {**held, **starts}\n", (WORKER,)),
+    # Decisions
+    Mutant(
+        "a cycle is decided without all votes", "shared/protocol.py",
+        "            waiting = True\n", "            waiting = False\n", (PROTOCOL,)),
+    Mutant(
+        "a dead worker's topic does not abort the cycle", "shared/protocol.py",
+        "        if topic in died:\n", "        if False:\n", (PROTOCOL,)),
+    Mutant(
+        "a dead worker's vote still counts", "shared/protocol.py",
+        " and topic not in died\n", "\n", (PROTOCOL,)),
+    Mutant(
+        "a vote counts whichever incarnation cast it", "supervisor/coordinator.py",
+        "                and slot.report(Report.INCARNATION) == slot.order(Order.INCARNATION))",
+        "                and True)", (COORDINATOR,)),
+    Mutant(
+        "a topic is positioned anew while its record is being decided",
+        "supervisor/coordinator.py",
+        "        return not (self._phase is Phase.DECIDING and self._proposal is not None\n"
+        "                    and topic in self._proposal.manifests)",
+        "        return True", (COORDINATOR,)),
+    Mutant(
+        "a record overwrites what is there", "shared/object_store.py",
+        'mode="create"', 'mode="overwrite"', ("tests/contract/test_object_store.py -k folder",)),
+    Mutant(
+        "a record may name a range that does not follow the last decided one",
+        "supervisor/decider.py",
+        "            if fits_frontier(self._frontier, topic, manifest.spans)}", "            if True}",
+        (DECIDER,)),
+    Mutant(
+        "after an error a record is drawn up anew instead of sent again", "supervisor/decider.py",
+        "            number, data, included = self._sent or self._draw_up(proposal)\n",
+        "            number, data, included = self._draw_up(proposal)\n", (DECIDER,)),
+    Mutant(
+        "a start claims no number", "supervisor/decider.py",
+        "            if self._log.put(number, data) or self._log.read_bytes(number) == data:\n",
+        "            if True:\n", (DECIDER,)),
+    Mutant(
+        "a newer service of the same identity is overlooked", "supervisor/decider.py",
+        "        if taken is NumberTaken.FENCED:\n", "        if False:\n", (DECIDER,)),
+    Mutant(
+        "a newer service that started meanwhile is overlooked", "supervisor/decider.py",
+        "        self._check_start(number, tail)\n        return self._adopt(tail)\n",
+        "        return self._adopt(tail)\n", (DECIDER,)),
+    Mutant(
+        "a free number counts as never used", "supervisor/decider.py",
+        "        if number > 0 and not self._log.exists(number - 1):\n", "        if False:\n",
+        (DECIDER,)),
+    Mutant(
+        "another instance's record counts as done unseen", "supervisor/decider.py",
+        "                topics |= {_OTHERS}\n", "                topics = frozenset()\n", (DECIDER,)),
+    Mutant(
+        "old records are trimmed newest first", "shared/record_log.py",
+        "        for number in doomed[:TRIM_MAX]:\n",
+        "        for number in reversed(doomed[:TRIM_MAX]):\n", (RECORD_LOG,)),
+    Mutant(
+        "a record of an unknown version is read all the same", "shared/records.py",
+        "        if version != RECORD_VERSION:\n", "        if False:\n",
+        ("tests/unit/test_records.py",)),
+    Mutant(
+        "an isolated topic never comes back", "shared/protocol.py",
+        "        if member.isolated and _voted_well(ballots.get(topic), cycle_id) else member\n",
+        "        if False else member\n", (PROTOCOL,)),
+    Mutant(
+        "a topic that fails is waited for without end", "shared/protocol.py",
+        "    isolated = member.isolated or (isolate_after > 0 and failures >= isolate_after)\n",
+        "    isolated = member.isolated\n", (PROTOCOL,)),
+    # Reading
+    Mutant(
+        "what was prepared is forgotten after an abort", "workers/worker.py",
+        "            self._prepared = out.parts + self._prepared\n", "            pass\n", (WORKER,)),
+    Mutant(
+        "a start reads on before it has rolled its topic forward", "workers/worker.py",
+        "            done_through = self._roll_forward()\n",
+        "            done_through = self._p.log.tail().next_number - 1\n", (WORKER,)),
+    Mutant(
+        "a topic that owes a record votes PREPARED", "workers/worker.py",
+        "        if not self._joined or self._owed is not None or self._out is not None:\n",
+        "        if not self._joined or self._out is not None:\n", (WORKER,)),
+    Mutant(
+        "a vote does not look whether the topic was made anew", "workers/worker.py",
+        "        if self._p.source.topic_id() != self._topic_id:\n"
+        "            raise TopicRecreated(self._p.topic)\n"
+        "        for partition, position in",
+        "        for partition, position in", (WORKER,)),
+    Mutant(
+        "an open file is kept when a partition is revoked", "workers/worker.py",
+        "        self._restart = Restart.EVERYTHING\n        if self._out is not None:\n",
+        "        if self._out is not None:\n", (WORKER,)),
+    Mutant(
+        "a vote that was out when its partition was revoked is carried over", "workers/worker.py",
+        "        elif out.orphaned or self._slot.order(Order.RESET_CYCLE) == out.cycle_id:\n",
+        "        elif self._slot.order(Order.RESET_CYCLE) == out.cycle_id:\n", (WORKER,)),
+    Mutant(
+        "reading goes on after an upload failed, without what it held", "workers/worker.py",
+        "        self._restart = max(self._restart, Restart.DRAFT)\n\n    def _restart_reading",
+        "        self._draft = self._new_draft(self._draft.book.ends)\n\n    def _restart_reading",
+        (WORKER,)),
+    Mutant(
+        "a restart forgets what is out for a vote", "workers/worker.py",
+        "        manifests = [held.manifest for held in (self._owed, self._out) if held is not None]\n",
+        "        manifests = []\n", (WORKER,)),
+    Mutant(
+        "positions that moved without rows are voted EMPTY", "workers/worker.py",
+        "        if not self._draft.book.moved:\n", "        if not self._draft.rows:\n", (WORKER,)),
+    Mutant(
+        "offsets lost to retention are passed over in silence", "workers/worker.py",
+        '        self._draft.book.lose(partition, marks.low, "retention")\n',
+        "        self._draft.book.reach(partition, marks.low)\n", (WORKER,)),
+    Mutant(
+        "a partition that appears later starts at its end", "shared/protocol.py",
+        "    if not table_is_new:\n        return low\n", "    if not table_is_new:\n        return high\n",
+        (PROTOCOL, WORKER)),
+    Mutant(
+        "a range ends one offset too late", "workers/draft.py",
+        "        ends = {p: last + 1 for p, last in", "        ends = {p: last + 2 for p, last in",
+        ("tests/unit/test_draft.py", WORKER)),
+    Mutant(
+        "the client jumps to the end when its offset is gone", "workers/kafka_source.py",
+        '"auto.offset.reset": "error"', '"auto.offset.reset": "latest"', (CLIENT,)),
+    Mutant(
+        "the client commits offsets by itself", "workers/kafka_source.py",
+        '"enable.auto.commit": False', '"enable.auto.commit": True', (CLIENT,)),
+    Mutant(
+        "aborted transactions are read", "workers/kafka_source.py",
+        '"isolation.level": "read_committed"', '"isolation.level": "read_uncommitted"', (CLIENT,)),
+    # Rows
+    Mutant(
+        "the statistics of a file are wrong", "workers/parquet_file.py",
+        '            bounds[1] = max(bounds[1], found["max"])\n',
+        '            bounds[1] = min(bounds[1], found["max"])\n',
+        ("tests/unit/test_parquet_file.py",)),
+    Mutant(
+        "headers are dropped", "workers/decoder.py",
+        "    if not any(headers):\n", "    if True:\n", ("tests/unit/test_decoder.py",)),
+    Mutant(
+        "a bad row takes its neighbours with it", "workers/decoder.py",
+        "    if len(flaws) < len(batch):\n", "    if False:\n", ("tests/unit/test_decoder.py",)),
+    Mutant(
+        "an empty value passes for a tombstone", "workers/decoder.py",
+        "    return None if value is None else find_flaw(value)\n",
+        "    return find_flaw(value) if value else None\n", ("tests/unit/test_decoder.py",)),
+)
