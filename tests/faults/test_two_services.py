@@ -6,6 +6,8 @@ import pytest
 
 from shared.exit_codes import ExitCode
 from tests.conftest import TopicNames
+from tests.rig.evidence import Evidence, Strike
+from tests.rig.recovery import judged
 from tests.rig.scene import ORPHANS_END_S, START_S, Scene
 from tests.rig.service import Service
 from tests.services import KafkaService, MinioService
@@ -28,7 +30,10 @@ def scene(
     return Scene(kafka, minio, topic_names(TOPICS, "t"), lake_prefix, partitions=PARTITIONS)
 
 
-def test_of_two_services_with_one_identity_the_older_is_fenced(scene: Scene) -> None:
+@pytest.mark.fault("P10")
+def test_of_two_services_with_one_identity_the_older_is_fenced(
+    scene: Scene, evidence: Evidence
+) -> None:
     """The store decides, by the newer start record; no lock file, no timing."""
     with scene.service() as older, scene.producer() as producer:
         older.wait_healthy(START_S)
@@ -43,10 +48,12 @@ def test_of_two_services_with_one_identity_the_older_is_fenced(scene: Scene) -> 
             scene.wait_landed(newer, LANDING_S)
             assert newer.is_running()
             assert newer.terminate() == 0
-    scene.judge()
+    judged(scene, evidence)
+    evidence.struck(Strike.HOST, "second service of the same identity")
 
 
-def test_an_idle_service_is_fenced_too(scene: Scene) -> None:
+@pytest.mark.fault("P10")
+def test_an_idle_service_is_fenced_too(scene: Scene, evidence: Evidence) -> None:
     """It writes no record that could be refused, so it must learn of it another way."""
     with scene.service() as older:
         older.wait_healthy(START_S)
@@ -55,11 +62,13 @@ def test_an_idle_service_is_fenced_too(scene: Scene) -> None:
             assert older.exit_code == ExitCode.FENCED
             newer.wait_healthy(START_S)
             assert newer.terminate() == 0
+    evidence.struck(Strike.HOST, "second service of the same identity")
 
 
+@pytest.mark.fault("P10")
 @pytest.mark.parametrize("how", ["killed", "stopped"])
 def test_two_instances_share_partitions_and_one_takes_over_when_the_other_ends(
-    how: str, scene: Scene
+    how: str, scene: Scene, evidence: Evidence
 ) -> None:
     """Ranges of a lost partition are read again by its next owner, or left to the record."""
     settings = {"KAFKA_PROPERTY_SESSION_TIMEOUT_MS": "6000"}
@@ -82,7 +91,8 @@ def test_two_instances_share_partitions_and_one_takes_over_when_the_other_ends(
         scene.wait_landed(one, LANDING_S)
         one.wait_healthy(LANDING_S)
         assert one.terminate() == 0
-    scene.judge()
+    judged(scene, evidence)
+    evidence.struck(Strike.KILL, f"one of two instances is {how}")
 
 
 def partitions_of(service: Service) -> set[int]:

@@ -32,6 +32,7 @@ from shared.config import load
 from tests.conftest import TopicNames
 from tests.integration import lakeside as ls
 from tests.rig.checker import check, check_log, group_offsets_equal_txn
+from tests.rig.evidence import Evidence, Strike
 from tests.rig.lake import bronze_table, open_lake, read_commits
 from tests.rig.producer import LoadProducer
 from tests.rig.s3_proxy import S3Proxy, fail_before, hang
@@ -206,7 +207,10 @@ def _members(steady: Steady) -> dict[str, str]:
     return {str(member.group_instance_id): member.member_id for member in group.members}
 
 
-def test_stopped_worker_is_replaced_and_never_comes_back(steady: Steady) -> None:
+@pytest.mark.fault("P8")
+def test_stopped_worker_is_replaced_and_never_comes_back(
+    steady: Steady, evidence: Evidence
+) -> None:
     """A process that hangs without dying is as good as dead, and must not wake up later."""
     victim = steady.topics[1]
     restarts, pids = steady.restarts(), steady.service.worker_pids()
@@ -222,9 +226,13 @@ def test_stopped_worker_is_replaced_and_never_comes_back(steady: Steady) -> None
     steady.land()
     assert steady.restarts() == {**restarts, victim: restarts[victim] + 1}
     assert ls.metric(steady.service, "bronze_worker_stalls_total", topic=victim) == 1
+    evidence.struck(Strike.FREEZE, "worker frozen for longer than its limit")
 
 
-def test_whole_service_survives_being_stopped_for_longer_than_every_limit(steady: Steady) -> None:
+@pytest.mark.fault("P9")
+def test_whole_service_survives_being_stopped_for_longer_than_every_limit(
+    steady: Steady, evidence: Evidence
+) -> None:
     """A virtual machine that was suspended: nobody's silence counts, nobody is killed."""
     restarts, pids = steady.restarts(), steady.service.worker_pids()
     everybody = [psutil.Process(pid) for pid in steady.service.all_pids()]
@@ -238,9 +246,11 @@ def test_whole_service_survives_being_stopped_for_longer_than_every_limit(steady
     assert steady.restarts() == restarts
     assert steady.service.worker_pids() == pids
     assert len(steady.service.log_events("supervisor_was_frozen")) == 1
+    evidence.struck(Strike.FREEZE, "whole service frozen", len(everybody))
 
 
-def test_killed_forkserver_and_sidecar_come_back(steady: Steady) -> None:
+@pytest.mark.fault("P7")
+def test_killed_forkserver_and_sidecar_come_back(steady: Steady, evidence: Evidence) -> None:
     """Helpers are processes like others: whatever dies, the service mends itself."""
     server, sidecar = forkserver_pid(steady.service), steady.service.sidecar_pid()
     assert server is not None and sidecar is not None
@@ -252,6 +262,8 @@ def test_killed_forkserver_and_sidecar_come_back(steady: Steady) -> None:
     kill(steady.service.worker_pids()[steady.topics[0]])
     steady.land(timeout_s=40)
     assert len(steady.service.worker_pids()) == 3
+    evidence.struck(Strike.KILL, "forkserver")
+    evidence.struck(Strike.KILL, "sidecar")
 
 
 def test_other_writers_on_the_tables_do_not_disturb(steady: Steady) -> None:
@@ -307,7 +319,10 @@ def test_sigterm_ends_the_long_run_cleanly_and_everything_is_there_once(steady: 
 # Exit codes
 
 
-def test_bad_configuration_ends_with_78_within_two_seconds(tmp_path: Path) -> None:
+@pytest.mark.fault("H7")
+def test_bad_configuration_ends_with_78_within_two_seconds(
+    tmp_path: Path, evidence: Evidence
+) -> None:
     """systemd must not restart it, and whoever typed it should not have to wait."""
     environ = {"PATH": os.environ["PATH"], "KAFKA_TOPICS": "a,a", "BATCH_INTERVAL_SECONDS": "soon"}
     began = time.monotonic()
@@ -319,9 +334,13 @@ def test_bad_configuration_ends_with_78_within_two_seconds(tmp_path: Path) -> No
     for name in ("KAFKA_BOOTSTRAP_SERVERS", "KAFKA_TOPICS", "LAKE_URI", "BATCH_INTERVAL_SECONDS"):
         assert name in done.stderr
     assert "Traceback" not in done.stderr
+    evidence.struck(Strike.HOST, "bad configuration")
 
 
-def test_taken_port_ends_with_78_after_a_bounded_wait(tmp_path: Path) -> None:
+@pytest.mark.fault("H6")
+def test_taken_port_ends_with_78_after_a_bounded_wait(
+    tmp_path: Path, evidence: Evidence
+) -> None:
     """Two services on one port: the second one must say so, and not run without a page."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         environ = ls.settings("127.0.0.1:1", ls.folder_lake(tmp_path), ["t"],
@@ -330,6 +349,7 @@ def test_taken_port_ends_with_78_after_a_bounded_wait(tmp_path: Path) -> None:
             assert service.wait(PORT_EXIT_S) == 78
             assert "HEALTH_PORT" in service.log_tail()
             assert "Traceback" not in service.log_tail()
+            evidence.struck(Strike.HOST, "port in use")
 
 
 @pytest.mark.parametrize("missing", ["kafka", "store"])
@@ -431,7 +451,10 @@ def held(
             service.close()
 
 
-def test_sigterm_in_any_phase_ends_in_time_and_loses_nothing(held: Held) -> None:
+@pytest.mark.fault("P14")
+def test_sigterm_in_any_phase_ends_in_time_and_loses_nothing(
+    held: Held, evidence: Evidence
+) -> None:
     """The unit's stop time is bounded; what was decided is rolled forward by the next start."""
     count = 0
     for phase in PHASES:
@@ -442,10 +465,12 @@ def test_sigterm_in_any_phase_ends_in_time_and_loses_nothing(held: Held) -> None
         held.service.wait_gone(2)
         held.release()
     held.judge(count)
+    evidence.struck(Strike.KILL, "SIGTERM in a phase held open", len(PHASES))
 
 
+@pytest.mark.fault("P14")
 @pytest.mark.parametrize("held", [{"STOP_DEADLINE_SECONDS": "120"}], indirect=True)
-def test_second_sigterm_hastens_the_stop(held: Held) -> None:
+def test_second_sigterm_hastens_the_stop(held: Held, evidence: Evidence) -> None:
     """Whoever is in a hurry need not reach for SIGKILL."""
     for phase in ("flushing", "deciding"):
         count = held.hold_in(phase)
@@ -458,9 +483,13 @@ def test_second_sigterm_hastens_the_stop(held: Held) -> None:
         assert held.service.log_events("stop_hastened")
         held.release()
     held.judge(count)
+    evidence.struck(Strike.KILL, "second SIGTERM", 2)
 
 
-def test_workers_end_by_themselves_when_the_supervisor_is_killed(held: Held) -> None:
+@pytest.mark.fault("P6")
+def test_workers_end_by_themselves_when_the_supervisor_is_killed(
+    held: Held, evidence: Evidence
+) -> None:
     """Also one that hangs in a request: an orphan would fight with the next start."""
     for phase in ("flushing", "committing"):
         count = held.hold_in(phase)
@@ -468,6 +497,7 @@ def test_workers_end_by_themselves_when_the_supervisor_is_killed(held: Held) -> 
         held.service.wait_gone(ORPHANS_END_S)
         held.release()
     held.judge(count)
+    evidence.struck(Strike.KILL, "supervisor", 2)
 
 
 # Limits and outages

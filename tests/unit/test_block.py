@@ -19,6 +19,7 @@ from shared.block import Block
 from shared.errors import BlockError
 from shared.layout import BUCKET_BOUNDS_S, Header, Histogram, Order, Report
 from shared.protocol import Ballot, Phase, Vote
+from tests.rig.evidence import Evidence, Strike
 from tests.waiting import wait_until
 
 START_S = 20.0
@@ -98,12 +99,14 @@ def test_a_missing_block_is_named(path: Path) -> None:
         Block.attach(path)
 
 
+@pytest.mark.fault("P11")
 @pytest.mark.parametrize("size", [0, 8, layout.block_bytes(1) - 8])
-def test_a_short_file_is_refused(path: Path, size: int) -> None:
+def test_a_short_file_is_refused(path: Path, size: int, evidence: Evidence) -> None:
     """Reading past a file's end through a mapping would kill the process."""
     path.write_bytes(bytes(size))
     with pytest.raises(BlockError, match=f"has {size} bytes, too few"):
         Block.attach(path)
+    evidence.struck(Strike.HOST, "cut-off block")
 
 
 @pytest.mark.parametrize("extra", [1, 4, 7])
@@ -143,18 +146,24 @@ def test_an_onlooker_sees_everything_and_can_change_nothing(block: Block, path: 
     assert block.slot(1).error.read() == b"an error"
 
 
-def test_a_foreign_file_is_refused(path: Path) -> None:
+@pytest.mark.fault("P11")
+def test_a_foreign_file_is_refused(path: Path, evidence: Evidence) -> None:
     """The magic number tells our blocks from anything else of that size."""
     path.write_bytes(bytes(layout.block_bytes(1)))
     with pytest.raises(BlockError, match="not a block of this service"):
         Block.attach(path)
+    evidence.struck(Strike.HOST, "junk in the place of a block")
 
 
-def test_a_block_of_another_layout_is_refused(block: Block, path: Path) -> None:
+@pytest.mark.fault("P11")
+def test_a_block_of_another_layout_is_refused(
+    block: Block, path: Path, evidence: Evidence
+) -> None:
     """A word of another release may mean anything."""
     block.set(Header.LAYOUT_VERSION, layout.LAYOUT_VERSION + 1)
     with pytest.raises(BlockError, match=f"layout_version {layout.LAYOUT_VERSION + 1}"):
         Block.attach(path)
+    evidence.struck(Strike.HOST, "block of another layout")
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 1 << 40])
@@ -195,12 +204,16 @@ def tiny_file_system(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True, timeout=10)
 
 
-def test_a_full_file_system_is_an_error_and_leaves_no_file(tiny_file_system: Path) -> None:
+@pytest.mark.fault("H1")
+def test_a_full_file_system_is_an_error_and_leaves_no_file(
+    tiny_file_system: Path, evidence: Evidence
+) -> None:
     """The same on what systemd gives as runtime folder: a tmpfs, which is lazy by nature."""
     path = tiny_file_system / "block"
     with pytest.raises(BlockError, match="No space left"):
         Block.create(path, 1, b"{}")
     assert not path.exists()
+    evidence.struck(Strike.HOST, "full runtime folder")
 
 
 def test_a_removed_block_stays_usable(block: Block, path: Path) -> None:
