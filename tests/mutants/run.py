@@ -121,6 +121,8 @@ def run_tests(copy: Path, selection: str) -> tuple[int, str]:
     """Run a selection in a copy; exit code of pytest and what it printed."""
     command = [
         sys.executable, "-B", "-m", "pytest", "-x", "--tb=line", "-rf", "-p", "no:cacheprovider",
+        # Drawn examples are the same in every run, and no health check minds a busy machine.
+        "--hypothesis-profile=ci",
         f"--timeout={TEST_TIMEOUT_S}", "--timeout-method=signal", *selection.split(),
     ]
     done = subprocess.run(

@@ -292,6 +292,19 @@ def test_a_cycle_is_aborted_for_a_topic_that_cannot_vote_well(stage: Stage, how:
     assert failures == {"a": 1, "b": 0}
 
 
+def test_a_vote_of_another_incarnation_is_not_counted(stage: Stage) -> None:
+    """The slot may still say what a predecessor of the worker that was ordered voted."""
+    stage.consuming()
+    stage.flushing()
+    stage.vote("a", Vote.EMPTY)
+    stage.vote("b", Vote.EMPTY)
+    slot = stage.slots["a"]
+    slot.set_order(Order.INCARNATION, slot.order(Order.INCARNATION) + 1)
+    assert stage.turn() is Phase.FLUSHING
+    slot.set_report(Report.INCARNATION, slot.order(Order.INCARNATION))
+    assert stage.votes(a=Vote.EMPTY) is Phase.CONSUMING
+
+
 def test_a_manifest_of_another_incarnation_is_never_decided(stage: Stage) -> None:
     """A defect that must stop the service, not lose rows."""
     stage.consuming()
