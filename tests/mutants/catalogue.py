@@ -180,7 +180,8 @@ MUTANTS = (
         "        manifests = []\n", (WORKER,)),
     Mutant(
         "positions that moved without rows are voted EMPTY", "workers/worker.py",
-        "        if not self._draft.book.moved:\n", "        if not self._draft.rows:\n", (WORKER,)),
+        "        if not self._draft.book.moved:\n", "        if not self._draft.rows:\n",
+        ("tests/unit/test_worker_without_rows.py",)),
     Mutant(
         "offsets lost to retention are passed over in silence", "workers/worker.py",
         '        self._draft.book.lose(partition, marks.low, "retention")\n',
