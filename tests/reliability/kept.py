@@ -1,0 +1,132 @@
+"""What the kept runs say: lines of evidence, mutants, and the tests that name rows of the matrix."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.rig.evidence import ROOT
+
+FOLDER = ROOT / "docs" / "evidence"
+TESTS = ROOT / "tests"
+SOAK = "tests/soak"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of evidence; see `tests.rig.evidence.Evidence.line`."""
+
+    file: str
+    name: str
+    rows: tuple[str, ...]
+    outcome: str
+    seconds: float
+    commit: str
+    fired: tuple[tuple[str, str, int], ...]
+    recoveries_s: Mapping[str, list[float]]
+    messages: int
+    cycles: int
+    notes: Mapping[str, Any]
+
+    @property
+    def is_soak(self) -> bool:
+        """Whether hours of random faults gave it, not a test."""
+        return self.name == SOAK
+
+
+@dataclass(frozen=True, slots=True)
+class MutantRow:
+    """What became of one mutant."""
+
+    mutant: str
+    file: str
+    caught_by: str | None
+    seconds: float
+
+
+@dataclass(slots=True)
+class Kept:
+    """All kept runs."""
+
+    lines: list[Line] = field(default_factory=list)
+    mutants: list[MutantRow] = field(default_factory=list)
+    mutants_commit: str = ""
+
+    def passed(self) -> list[Line]:
+        """Only what the judge found right counts."""
+        return [line for line in self.lines if line.outcome == "passed"]
+
+    def strikes(self, lines: Iterable[Line]) -> Counter[str]:
+        """Kind of strike -> how often, over some lines."""
+        found: Counter[str] = Counter()
+        for line in lines:
+            for kind, _, count in line.fired:
+                found[kind] += count
+        return found
+
+
+def read(folder: Path = FOLDER) -> Kept:
+    """Everything in the folder; of the mutants the newest run, by its file's name."""
+    kept = Kept()
+    for path in sorted(folder.glob("*.jsonl")):
+        for text in path.read_text().splitlines():
+            if text.strip():
+                kept.lines.append(_line(path.name, json.loads(text)))
+    for path in sorted(folder.glob("*-mutants.json"))[-1:]:
+        data = json.loads(path.read_text())
+        kept.mutants_commit = data["commit"]
+        kept.mutants = [MutantRow(**row) for row in data["mutants"]]
+    return kept
+
+
+def _line(file: str, data: Mapping[str, Any]) -> Line:
+    return Line(
+        file, data["name"], tuple(data["rows"]), data["outcome"], data["seconds"], data["commit"],
+        tuple((kind, what, count) for kind, what, count in data["fired"]),
+        data["recoveries_s"], data["messages"], data["cycles"], data["notes"])
+
+
+def marked_tests(folder: Path = TESTS) -> dict[str, list[str]]:
+    """Row -> tests that are marked with it, from the sources: ``tests/faults/test_x.py::test_y``.
+
+    A mark counts on a function, on a class, and in a module's `pytestmark`.
+    """
+    found: dict[str, list[str]] = defaultdict(list)
+    for path in sorted(folder.rglob("test_*.py")):
+        tree = ast.parse(path.read_text())
+        everywhere = [row for node in tree.body if isinstance(node, ast.Assign)
+                      and any(isinstance(target, ast.Name) and target.id == "pytestmark"
+                              for target in node.targets)
+                      for row in _rows_in(node.value)]
+        name = path.relative_to(folder.parent).as_posix()
+        for test, rows in _tests_of(tree, everywhere):
+            for row in dict.fromkeys(rows):
+                found[row].append(f"{name}::{test}")
+    return dict(found)
+
+
+def _tests_of(
+    tree: ast.Module | ast.ClassDef, inherited: list[str]
+) -> Iterator[tuple[str, list[str]]]:
+    """Each test with the rows of its marks and of those around it."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            own = [row for mark in node.decorator_list for row in _rows_in(mark)]
+            yield from _tests_of(node, [*inherited, *own])
+        elif isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+            yield node.name, [
+                *inherited, *(row for mark in node.decorator_list for row in _rows_in(mark))]
+
+
+def _rows_in(node: ast.AST) -> list[str]:
+    """The arguments of every `pytest.mark.fault(...)` in an expression."""
+    return [
+        str(argument.value) for call in ast.walk(node)
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)
+        and call.func.attr == "fault"
+        for argument in call.args if isinstance(argument, ast.Constant)]

@@ -1,0 +1,175 @@
+"""The generated parts of docs/reliability.md, each between two marks, as Markdown."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+
+from tests.faults.matrix import MATRIX, Area, Row
+from tests.reliability.kept import Kept, Line
+from tests.rig.evidence import ROOT
+
+PAGE = ROOT / "docs" / "reliability.md"
+NOTHING = "–"
+
+
+def page(text: str, kept: Kept, tests: Mapping[str, list[str]]) -> str:
+    """The page with every generated part made anew.
+
+    Raises:
+        ValueError: a mark is missing.
+    """
+    parts = {
+        "totals": totals(kept), "matrix": matrix(kept, tests), "soak": soaks(kept),
+        "mutants": mutants(kept),
+    }
+    for name, part in parts.items():
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        if len(pattern.findall(text)) != 1:
+            raise ValueError(f"the page needs one <!-- {name} --> and one <!-- /{name} -->")
+        text = pattern.sub(lambda match, part=part: f"{match[1]}{part}\n{match[2]}", text)
+    return text
+
+
+def totals(kept: Kept) -> str:
+    """What all kept runs together have shown, and how little that can hide."""
+    passed = kept.passed()
+    if not passed:
+        return "No run is kept yet."
+    strikes = kept.strikes(passed)
+    messages = sum(line.messages for line in passed)
+    hours = sum(line.notes.get("hours", 0) for line in passed if line.is_soak)
+    rows = [
+        ("messages written, each found in exactly one table by two readers", f"{messages:,}"),
+        ("cycles decided", f"{sum(line.cycles for line in passed):,}"),
+        ("lost, doubled, altered, in the wrong table, not written by anybody", "0"),
+        ("processes killed", f"{strikes['kill']:,}"),
+        ("processes or services frozen", f"{strikes['freeze']:,}"),
+        ("faults of the store and of requests to it", f"{strikes['store']:,}"),
+        ("faults of the broker and of topics", f"{strikes['kafka']:,}"),
+        ("tables changed by other writers", f"{strikes['table']:,}"),
+        ("faults of the host", f"{strikes['host']:,}"),
+        ("hours of soak", f"{hours:.1f}"),
+        ("fault tests passed", f"{sum(not line.is_soak for line in passed):,}"),
+        ("runs that failed", f"{sum(line.outcome == 'failed' for line in kept.lines):,}"),
+        ("commits under test", ", ".join(sorted({line.commit for line in passed}))),
+    ]
+    bounds = [
+        f"below {bound(count)} per {what}" for what, count in
+        (("message", messages), ("kill", strikes["kill"]), ("store fault", strikes["store"]))
+        if count
+    ]
+    return "\n".join([
+        table(("", "so far"), rows), "",
+        "None in n does not mean never. With 95 % certainty it bounds the rate of faults by 3/n: "
+        f"{', '.join(bounds)}."])
+
+
+def matrix(kept: Kept, tests: Mapping[str, list[str]]) -> str:
+    """The rows, area by area, with what struck and how long recovery took."""
+    lines: dict[str, list[Line]] = defaultdict(list)
+    for line in kept.lines:
+        for row in line.rows:
+            lines[row].append(line)
+    parts = []
+    for area in Area:
+        rows = [_matrix_row(row, lines[row.id], tests.get(row.id, []))
+                for row in MATRIX if row.area is area]
+        head = ("row", "fault", "what must happen", "how it was done, and how often",
+                "well again after s: p50 / p95 / max", "what happened", "shown by")
+        parts += [f"### {area.value}", "", table(head, rows), ""]
+    return "\n".join(parts).rstrip()
+
+
+def _matrix_row(row: Row, lines: Iterable[Line], tests: list[str]) -> tuple[str, ...]:
+    lines = list(lines)
+    passed = [line for line in lines if line.outcome == "passed"]
+    failed = sum(line.outcome == "failed" for line in lines)
+    fired: Counter[str] = Counter()
+    for line in passed:
+        for _, what, count in line.fired:
+            fired[what] += count
+    seconds = [one for line in passed for all_of in line.recoveries_s.values() for one in all_of]
+    happened = f"as promised, {len(passed)} of {len(passed) + failed} runs" if lines else NOTHING
+    if failed:
+        happened = f"**{happened}**"
+    files = sorted({test.split("::")[0].removeprefix("tests/") for test in tests})
+    shown = ", ".join(f"`{file}`" for file in files)
+    return (
+        row.id, row.fault, row.promise,
+        ", ".join(f"{what} ×{count:,}" for what, count in sorted(fired.items())) or NOTHING,
+        spread(seconds), happened,
+        ". ".join(text for text in (shown, row.stand_in) if text) or NOTHING)
+
+
+def soaks(kept: Kept) -> str:
+    """Each soak in figures, and all of them by fault."""
+    runs = [line for line in kept.lines if line.is_soak]
+    if not runs:
+        return "No soak is kept yet."
+    head = ("commit", "seed", "hours", "messages", "cycles", "kills", "store faults",
+            "memory max, MiB", "log lines/s", "outcome")
+    rows = [_soak_row(kept, line) for line in runs]
+    struck: Counter[str] = Counter()
+    well: dict[str, list[float]] = defaultdict(list)
+    for line in runs:
+        if line.outcome == "passed":
+            struck.update(line.notes["faults"])
+            for what, seconds in line.recoveries_s.items():
+                well[what] += seconds
+    faults = [(what, f"{struck[what]:,}" if what in struck else NOTHING, f"{len(well[what]):,}",
+               spread(well[what])) for what in sorted(well)]
+    return "\n".join([
+        table(head, rows), "",
+        table(("fault", "struck", "periods with it", "well again after s: p50 / p95 / max"),
+              faults)])
+
+
+def _soak_row(kept: Kept, line: Line) -> tuple[str, ...]:
+    strikes, notes = kept.strikes([line]), line.notes
+    return (
+        line.commit, str(notes["seed"]), f"{notes['hours']:.2f}", f"{line.messages:,}",
+        f"{line.cycles:,}", f"{strikes['kill']:,}", f"{strikes['store']:,}",
+        f"{notes['memory_bytes_max'] / (1 << 20):.0f}", f"{notes['log_lines_per_s']:.1f}",
+        line.outcome)
+
+
+def mutants(kept: Kept) -> str:
+    """Who caught which mutant."""
+    if not kept.mutants:
+        return "No run of the mutants is kept yet."
+    caught = sum(row.caught_by is not None for row in kept.mutants)
+    rows = [
+        (row.mutant, f"`{row.file}`",
+         f"`{row.caught_by.split('::', 1)[-1]}`" if row.caught_by else "**survived**",
+         f"{row.seconds:.0f}")
+        for row in kept.mutants
+    ]
+    return "\n".join([
+        f"{caught} of {len(kept.mutants)} caught, at commit {kept.mutants_commit}.", "",
+        table(("broken on purpose", "in", "the first test that failed", "s"), rows)])
+
+
+def spread(seconds: list[float]) -> str:
+    """Median, 95th percentile and maximum, by nearest rank."""
+    if not seconds:
+        return NOTHING
+    ordered = sorted(seconds)
+    ranks = [ordered[max(0, math.ceil(share * len(ordered)) - 1)] for share in (0.5, 0.95, 1.0)]
+    return " / ".join(f"{value:.1f}" for value in ranks)
+
+
+def bound(count: int) -> str:
+    """3/n in words that can be read: ``1 in 12,345``."""
+    return f"1 in {max(1, count // 3):,}"
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table; a bar inside a cell would end it."""
+    names = list(head)
+    lines = [names, ["---"] * len(names), *rows]
+    return "\n".join(
+        f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |"
+        for line in lines)
