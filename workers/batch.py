@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 
 Header = tuple[str, bytes | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Where one partition's messages of a batch begin and end: offsets first to last."""
+
+    partition: int
+    first: int
+    last: int
+    count: int
 
 
 @dataclass(slots=True)
@@ -23,6 +35,26 @@ class Batch:
     values: list[bytes | None] = field(default_factory=list)
     headers: list[list[Header] | None] = field(default_factory=list)
     unreadable_headers: frozenset[tuple[int, int]] = frozenset()
+    _extents: tuple[Extent, ...] | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def extents(self) -> tuple[Extent, ...]:
+        """One per partition in the batch, computed once: messages come in runs of a partition."""
+        if self._extents is None:
+            self._extents = tuple(_extents(self.partitions, self.offsets))
+        return self._extents
 
     def __len__(self) -> int:
         return len(self.offsets)
+
+
+def _extents(partitions: list[int], offsets: list[int]) -> Iterator[Extent]:
+    found: dict[int, Extent] = {}
+    start = 0
+    for partition, run in groupby(partitions):
+        end = start + len(list(run))
+        before = found.get(partition)
+        first, count = (offsets[start], 0) if before is None else (before.first, before.count)
+        found[partition] = Extent(partition, first, offsets[end - 1], count + end - start)
+        start = end
+    yield from found.values()

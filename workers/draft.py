@@ -67,9 +67,9 @@ class Draft:
             self._file(BRONZE, date, now_ms).append(decoded.rows, decoded.value_bytes)
         if decoded.dead is not None and self._dlq_enabled:
             self._file(DLQ, date, now_ms).append(decoded.dead, decoded.dead.nbytes)
-        ends = {p: last + 1 for p, last in zip(batch.partitions, batch.offsets, strict=True)}
         dead = decoded.dead_of if self._dlq_enabled else {}
         skipped = {} if self._dlq_enabled else decoded.dead_of
+        ends = {part.partition: part.last + 1 for part in batch.extents}
         self.book.advance(ends, decoded.rows_of, dead, skipped)
         self._flaws.update({kind.value: count for kind, count in decoded.flaws_of.items()})
         self.bytes += decoded.value_bytes

@@ -12,7 +12,6 @@ import uuid
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from shared.object_store import ObjectStore, Writer
@@ -21,6 +20,10 @@ from workers.schemas import PARTITION_COLUMN
 
 ROW_OVERHEAD_BYTES = 64
 """What a row's offsets, timestamps and partition take beside its key and value, about."""
+
+PAGE_BYTES = 128 * 1024
+"""Of one column's page before compression: the writer's buffers stay small enough to be reused
+by malloc, where pages of 1 MiB would be mapped and paged in for every row group."""
 
 STATISTICS = ("_kafka_partition", "_kafka_offset", "_kafka_timestamp", "_ingested_at")
 """Columns with minimum and maximum: what a reader of bronze tables filters by."""
@@ -56,13 +59,12 @@ class ParquetFile:
         self._sink = _Sink(store.open_writer(f"{folder}/{self._path}", limits.part_bytes))
         names = set(schema.names)
         self._writer = pq.ParquetWriter(
-            self._sink, schema, compression="zstd", compression_level=1,
+            self._sink, schema, compression="zstd", compression_level=1, data_page_size=PAGE_BYTES,
             use_dictionary=[name for name in _DICTIONARIES if name in names],
             column_encoding={name: code for name, code in _ENCODINGS.items() if name in names},
             write_statistics=[name for name in STATISTICS if name in names])
         self._pending: list[pa.RecordBatch] = []
         self._pending_bytes = 0
-        self._statistics = _Statistics()
         self.rows = 0
 
     @property
@@ -75,7 +77,6 @@ class ParquetFile:
         self._pending.append(rows)
         self._pending_bytes += raw_bytes + rows.num_rows * ROW_OVERHEAD_BYTES
         self.rows += rows.num_rows
-        self._statistics.add(rows)
         if self._pending_bytes >= self._limits.row_group_bytes:
             self._write_row_group()
 
@@ -96,7 +97,7 @@ class ParquetFile:
         self._sink.finish()
         return DataFile(
             self._table, self._path, self._sink.tell(), self.rows, self._date,
-            self._statistics.as_json(self.rows), now_ms)
+            _statistics(self._writer.writer.metadata), now_ms)
 
 
 class _Sink:
@@ -141,33 +142,25 @@ class _Sink:
         self._writer = None
 
 
-class _Statistics:
-    """Minimum, maximum and null count per column, as Delta's statistics JSON."""
-
-    def __init__(self) -> None:
-        self._bounds: dict[str, list] = {}
-        self._nulls: dict[str, int] = {}
-
-    def add(self, rows: pa.RecordBatch) -> None:
-        for name in STATISTICS:
-            column = rows.column(name)
-            self._nulls[name] = self._nulls.get(name, 0) + column.null_count
-            if column.null_count == len(column):
-                continue
-            if pa.types.is_timestamp(column.type):
-                column = column.view(pa.int64())
-            found = pc.min_max(column).as_py()
-            bounds = self._bounds.setdefault(name, [found["min"], found["max"]])
-            bounds[0] = min(bounds[0], found["min"])
-            bounds[1] = max(bounds[1], found["max"])
-
-    def as_json(self, rows: int) -> str:
-        return json.dumps({
-            "numRecords": rows,
-            "minValues": {name: _shown(name, low) for name, (low, _) in self._bounds.items()},
-            "maxValues": {name: _shown(name, high) for name, (_, high) in self._bounds.items()},
-            "nullCount": self._nulls,
-        }, separators=(",", ":"))
+def _statistics(footer: pq.FileMetaData) -> str:
+    """Minimum, maximum and null count per column as Delta's JSON, from the file's own footer."""
+    bounds: dict[str, tuple[int, int]] = {}
+    nulls = dict.fromkeys(STATISTICS, 0)
+    groups = [footer.row_group(index) for index in range(footer.num_row_groups)]
+    for index, name in enumerate(footer.schema.names):
+        if name not in nulls:
+            continue
+        found = [group.column(index).statistics for group in groups]
+        nulls[name] = sum(part.null_count for part in found)
+        lows = [part.min_raw for part in found if part.has_min_max]
+        if lows:
+            bounds[name] = min(lows), max(part.max_raw for part in found if part.has_min_max)
+    return json.dumps({
+        "numRecords": footer.num_rows,
+        "minValues": {name: _shown(name, low) for name, (low, _) in bounds.items()},
+        "maxValues": {name: _shown(name, high) for name, (_, high) in bounds.items()},
+        "nullCount": nulls,
+    }, separators=(",", ":"))
 
 
 def _shown(name: str, value: int) -> int | str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from shared.records import Lost, Range
+from workers.batch import Extent
 
 
 class OffsetRegression(Exception):
@@ -43,12 +44,15 @@ class RangeBook:
         self._starts.update(positions)
         self._ends.update(positions)
 
-    def check(self, partitions: list[int], offsets: list[int]) -> None:
-        """Refuse a batch that does not lie behind the positions; raises `OffsetRegression`."""
-        firsts = dict(zip(reversed(partitions), reversed(offsets), strict=True))
-        for partition, first in firsts.items():
-            if first < self._ends[partition]:
-                raise OffsetRegression(partition, self._ends[partition], first)
+    def check(self, extents: Iterable[Extent]) -> None:
+        """Refuse a batch that does not lie behind the positions, or holds more messages than its
+        offsets can tell apart; raises `OffsetRegression`."""
+        for part in extents:
+            if part.first < self._ends[part.partition]:
+                raise OffsetRegression(part.partition, self._ends[part.partition], part.first)
+            if part.last < part.first + part.count - 1:
+                raise OffsetRegression(
+                    part.partition, part.first + part.count - 1, part.last)
 
     def advance(
         self, ends: Mapping[int, int], rows: Mapping[int, int], dead_letters: Mapping[int, int],

@@ -428,7 +428,7 @@ class Worker:
 
     def _take(self, batch: Batch) -> None:
         now_ms = self._clock.unix_ms()
-        self._draft.book.check(batch.partitions, batch.offsets)
+        self._draft.book.check(batch.extents)
         decoded = decode(batch, now_ms, self._p.topic, SERVICE_VERSION)
         if decoded.dead_of and not self._config.dlq_enabled:
             self._apply_malformed_policy(decoded)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.records import Lost, Range
+from workers.batch import Batch
 from workers.ranges import OffsetRegression, RangeBook, join
 
 # One step of reading a partition: rows, dead letters, skipped, absent before them, lost before.
@@ -84,20 +85,21 @@ def test_joining_refuses_a_hole_and_an_overlap() -> None:
 def test_a_batch_at_or_behind_the_position_is_taken_in_any_mix_of_partitions() -> None:
     """Kafka may leave offsets out; it may not go back."""
     book = RangeBook({0: 5, 1: 7})
-    book.check([1, 0, 1, 0], [9, 5, 10, 6])
+    book.check(Batch([1, 0, 1, 0], [9, 5, 10, 6]).extents)
     book.advance({0: 7, 1: 11}, {0: 2, 1: 2}, {}, {})
     assert book.ends == {0: 7, 1: 11}
 
 
-@pytest.mark.parametrize(("partitions", "offsets"), [([0], [4]), ([1, 0], [7, 4]),
-                                                     ([0, 1, 1], [5, 6, 9])])
-def test_an_offset_before_the_position_is_refused(
+@pytest.mark.parametrize(("partitions", "offsets"), [
+    ([0], [4]), ([1, 0], [7, 4]), ([0, 1, 1], [5, 6, 9]),
+    ([0, 0], [5, 5]), ([0, 1, 0], [6, 7, 5]), ([0, 0, 0], [5, 7, 6])])
+def test_an_offset_before_the_position_or_given_twice_is_refused(
     partitions: list[int], offsets: list[int]
 ) -> None:
     """A message delivered twice must never become two rows."""
     book = RangeBook({0: 5, 1: 7})
     with pytest.raises(OffsetRegression, match="expected .* or later"):
-        book.check(partitions, offsets)
+        book.check(Batch(partitions, offsets).extents)
 
 
 def test_a_position_never_moves_back() -> None:
