@@ -101,6 +101,28 @@ def alter(alteration: Alteration) -> Action:
     return Action(Kind.ALTER, alteration=alteration)
 
 
+FLEXIBLE_OFFSET_COMMIT = 8
+"""From this version on, strings and arrays begin with a count in seven bits per byte."""
+
+
+def refuse_offsets(code: int, topic: str) -> Action:
+    """Have the answer to an OffsetCommit of one topic give `code` for every partition."""
+
+    def refused(request: Request, frame: bytes) -> bytes:
+        changed = bytearray(frame)
+        at = frame.index(topic.encode()) + len(topic.encode())
+        is_flexible = request.version >= FLEXIBLE_OFFSET_COMMIT
+        # The count is one more than there are, and one byte is enough for what tests use.
+        count = frame[at] - 1 if is_flexible else struct.unpack_from(">i", frame, at)[0]
+        at += 1 if is_flexible else 4
+        for _ in range(count):
+            struct.pack_into(">h", changed, at + 4, code)
+            at += 4 + 2 + (1 if is_flexible else 0)
+        return bytes(changed)
+
+    return alter(refused)
+
+
 Callback = Callable[[Request], None]
 
 

@@ -87,6 +87,10 @@ _ONE_NODE: Mapping[str, str] = {
     "transaction.state.log.num.partitions": "4",
     "share.coordinator.state.topic.replication.factor": "1",
     "share.coordinator.state.topic.min.isr": "1",
+    # Everybody may do everything, until a test denies somebody something.
+    "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+    "allow.everyone.if.no.acl.found": "true",
+    "super.users": "User:ANONYMOUS",
     # The default of 128 MB would not fit beside the rest of a heap of 512 MB.
     "log.cleaner.dedupe.buffer.size": "16777216",
 }
