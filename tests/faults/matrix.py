@@ -88,9 +88,7 @@ MATRIX = (
     Row("K3", "The broker is out of reach without a word (no RST)",
         "Whole. /health says so; reading goes on by itself"),
     Row("K4", "Leaders or the group's coordinator move",
-        "Whole. The client follows",
-        stand_in="The rig has one broker, so nothing can move to another. A restart of the broker "
-        "moves leaders and coordinator away and back, which is what the client sees (K1)"),
+        "Whole. The client follows"),
     Row("K5", "The line to the broker is slow, cut in pieces, or half open", "Whole, only slower"),
     Row("K6", "A topic is deleted and created again",
         "That topic stops with its name and what to do, before a row of the new one is decided; "
@@ -101,8 +99,8 @@ MATRIX = (
         "policy, never in silence"),
     Row("K9", "The broker lost messages that it had confirmed (unclean election)",
         "A position behind the log's end stops the topic with its name",
-        stand_in="An unclean election needs several brokers. What the service sees of it is a "
-        "position behind the end of the log, and that is tested with the client's twin (K8)"),
+        stand_in="An election needs three brokers; its result, a log without its tail, is made by "
+        "hand while the broker is down"),
     Row("K10", "Members join and leave while a flush is under way",
         "Whole. A partition's open rows are dropped with it and read by its next owner"),
     Row("K11", "A flush or a commit takes longer than Kafka lets a member be silent",
@@ -160,11 +158,10 @@ MATRIX = (
     Row("H2", "The log's reader is gone or stands still", "Ingestion does not depend on it"),
     Row("H3", "The kernel kills a process for want of memory",
         "Only that process dies, the workers first; it is started again",
-        stand_in="The kernel's choice needs a memory cgroup. SIGKILL, which is how it ends a "
-        "process, and an address space limit are tested; the unit's OOMPolicy is checked as text"),
+        stand_in="The kernel's own choice needs a memory cgroup; a limit on the address space and "
+        "SIGKILL, which is how it ends a process, stand in, and the unit's OOMPolicy is read"),
     Row("H4", "Too little CPU", "Whole, only slower; nobody is killed for being slow",
-        stand_in="A CPU quota needs a cgroup. The fault tests run on a machine of two cores that "
-        "Kafka, MinIO and other tests share"),
+        stand_in="A quota needs a cgroup; the service is stopped for most of each second instead"),
     Row("H5", "The wall clock jumps or goes back",
         "Intervals are monotonic, offsets decide; only times in rows are as odd as the clock"),
     Row("H6", "The health page's port is taken", "Named; no second supervisor by mistake"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from tests.rig.evidence import ROOT
 FOLDER = ROOT / "docs" / "evidence"
 TESTS = ROOT / "tests"
 SOAK = "tests/soak"
+ROW_ID = re.compile(r"[A-Z]\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,39 +96,80 @@ def _line(file: str, data: Mapping[str, Any]) -> Line:
 def marked_tests(folder: Path = TESTS) -> dict[str, list[str]]:
     """Row -> tests that are marked with it, from the sources: ``tests/faults/test_x.py::test_y``.
 
-    A mark counts on a function, on a class, and in a module's `pytestmark`.
+    A mark counts on a function, on a class, on a parameter, and in a module's `pytestmark`.  Where
+    its row is not written in the mark itself, it is taken from the module's own definitions that
+    the mark names: a table of cases with the row of each.
     """
     found: dict[str, list[str]] = defaultdict(list)
     for path in sorted(folder.rglob("test_*.py")):
         tree = ast.parse(path.read_text())
-        everywhere = [row for node in tree.body if isinstance(node, ast.Assign)
-                      and any(isinstance(target, ast.Name) and target.id == "pytestmark"
-                              for target in node.targets)
-                      for row in _rows_in(node.value)]
+        module = _Module(tree)
+        everywhere = module.rows(module.definitions.get("pytestmark"))
         name = path.relative_to(folder.parent).as_posix()
-        for test, rows in _tests_of(tree, everywhere):
+        for test, rows in _tests_of(tree, module, everywhere):
             for row in dict.fromkeys(rows):
                 found[row].append(f"{name}::{test}")
     return dict(found)
 
 
 def _tests_of(
-    tree: ast.Module | ast.ClassDef, inherited: list[str]
+    tree: ast.Module | ast.ClassDef, module: _Module, inherited: list[str]
 ) -> Iterator[tuple[str, list[str]]]:
     """Each test with the rows of its marks and of those around it."""
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
-            own = [row for mark in node.decorator_list for row in _rows_in(mark)]
-            yield from _tests_of(node, [*inherited, *own])
+            own = [row for mark in node.decorator_list for row in module.rows(mark)]
+            yield from _tests_of(node, module, [*inherited, *own])
         elif isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-            yield node.name, [
-                *inherited, *(row for mark in node.decorator_list for row in _rows_in(mark))]
+            own = [row for mark in node.decorator_list for row in module.rows(mark)]
+            yield node.name, [*inherited, *own]
 
 
-def _rows_in(node: ast.AST) -> list[str]:
+class _Module:
+    """A module's definitions by name, to look up what its marks refer to."""
+
+    def __init__(self, tree: ast.Module) -> None:
+        self.definitions: dict[str, ast.AST] = {}
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                self.definitions[node.name] = node
+            elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                for target in targets:
+                    if isinstance(target, ast.Name):
+                        self.definitions[target.id] = node.value
+
+    def rows(self, node: ast.AST | None) -> list[str]:
+        """The rows that every `pytest.mark.fault(...)` in an expression names."""
+        if node is None:
+            return []
+        behind = self._behind(node)
+        arguments = [argument for part in (node, *behind) for argument in _arguments_in(part)]
+        written = [row for argument in arguments for row in _ids_in(argument)]
+        is_looked_up = any(not isinstance(argument, ast.Constant) for argument in arguments)
+        return written + [row for part in behind if is_looked_up for row in _ids_in(part)]
+
+    def _behind(self, node: ast.AST) -> list[ast.AST]:
+        """Every definition of this module that an expression leads to."""
+        found: dict[str, ast.AST] = {}
+        left = [node]
+        while left:
+            for part in ast.walk(left.pop()):
+                if isinstance(part, ast.Name) and part.id in self.definitions:
+                    if part.id not in found:
+                        found[part.id] = self.definitions[part.id]
+                        left.append(found[part.id])
+        return list(found.values())
+
+
+def _arguments_in(node: ast.AST) -> list[ast.expr]:
     """The arguments of every `pytest.mark.fault(...)` in an expression."""
-    return [
-        str(argument.value) for call in ast.walk(node)
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)
-        and call.func.attr == "fault"
-        for argument in call.args if isinstance(argument, ast.Constant)]
+    return [argument for call in ast.walk(node)
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)
+            and call.func.attr == "fault" for argument in call.args]
+
+
+def _ids_in(node: ast.AST) -> list[str]:
+    """Whatever looks like a row's id."""
+    return [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)
+            and isinstance(part.value, str) and ROW_ID.fullmatch(part.value)]

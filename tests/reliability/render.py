@@ -14,6 +14,16 @@ from tests.rig.evidence import ROOT
 PAGE = ROOT / "docs" / "reliability.md"
 NOTHING = "–"
 
+SOAKED = {
+    "P1": r"kill: worker", "P6": r"kill: supervisor", "P7": r"kill: sidecar",
+    "P8": r"freeze: worker", "P9": r"freeze: whole service",
+    "K1": r"kafka: broker (killed|stopped) and started", "K3": r"kafka: broker out of reach",
+    "S1": r"store: .* before effect", "S2": r"store: .* after effect",
+    "S3": r"store: slow for a while", "S7": r"store: store killed and started",
+    "S9": r"table: OPTIMIZE by another writer",
+}
+"""Row -> strikes of the soak that are its fault, as ``kind: what``."""
+
 
 def page(text: str, kept: Kept, tests: Mapping[str, list[str]]) -> str:
     """The page with every generated part made anew.
@@ -40,11 +50,13 @@ def totals(kept: Kept) -> str:
         return "No run is kept yet."
     strikes = kept.strikes(passed)
     messages = sum(line.messages for line in passed)
+    failed = sum(line.outcome == "failed" for line in kept.lines)
     hours = sum(line.notes.get("hours", 0) for line in passed if line.is_soak)
     rows = [
         ("messages written, each found in exactly one table by two readers", f"{messages:,}"),
         ("cycles decided", f"{sum(line.cycles for line in passed):,}"),
-        ("lost, doubled, altered, in the wrong table, not written by anybody", "0"),
+        ("lost, doubled, altered, in the wrong table, or written by nobody",
+         "see the runs that failed" if failed else "0"),
         ("processes killed", f"{strikes['kill']:,}"),
         ("processes or services frozen", f"{strikes['freeze']:,}"),
         ("faults of the store and of requests to it", f"{strikes['store']:,}"),
@@ -53,7 +65,7 @@ def totals(kept: Kept) -> str:
         ("faults of the host", f"{strikes['host']:,}"),
         ("hours of soak", f"{hours:.1f}"),
         ("fault tests passed", f"{sum(not line.is_soak for line in passed):,}"),
-        ("runs that failed", f"{sum(line.outcome == 'failed' for line in kept.lines):,}"),
+        ("runs that failed", f"{failed:,}"),
         ("commits under test", ", ".join(sorted({line.commit for line in passed}))),
     ]
     bounds = [
@@ -73,9 +85,10 @@ def matrix(kept: Kept, tests: Mapping[str, list[str]]) -> str:
     for line in kept.lines:
         for row in line.rows:
             lines[row].append(line)
+    soaked = [line for line in kept.passed() if line.is_soak]
     parts = []
     for area in Area:
-        rows = [_matrix_row(row, lines[row.id], tests.get(row.id, []))
+        rows = [_matrix_row(row, lines[row.id], soaked, tests.get(row.id, []))
                 for row in MATRIX if row.area is area]
         head = ("row", "fault", "what must happen", "how it was done, and how often",
                 "well again after s: p50 / p95 / max", "what happened", "shown by")
@@ -83,14 +96,20 @@ def matrix(kept: Kept, tests: Mapping[str, list[str]]) -> str:
     return "\n".join(parts).rstrip()
 
 
-def _matrix_row(row: Row, lines: Iterable[Line], tests: list[str]) -> tuple[str, ...]:
-    lines = list(lines)
+def _matrix_row(
+    row: Row, lines: list[Line], soaks: list[Line], tests: list[str]
+) -> tuple[str, ...]:
     passed = [line for line in lines if line.outcome == "passed"]
     failed = sum(line.outcome == "failed" for line in lines)
     fired: Counter[str] = Counter()
     for line in passed:
         for _, what, count in line.fired:
             fired[what] += count
+    in_soak = sum(
+        count for line in soaks if row.id in SOAKED for kind, what, count in line.fired
+        if re.fullmatch(SOAKED[row.id], f"{kind}: {what}"))
+    if in_soak:
+        fired["in the soak"] = in_soak
     seconds = [one for line in passed for all_of in line.recoveries_s.values() for one in all_of]
     happened = f"as promised, {len(passed)} of {len(passed) + failed} runs" if lines else NOTHING
     if failed:
