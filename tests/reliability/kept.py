@@ -40,6 +40,11 @@ class Line:
         """Whether hours of random faults gave it, not a test."""
         return self.name == SOAK
 
+    @property
+    def simulated(self) -> int:
+        """How many schedules were played on twins; 0 for what ran on real services."""
+        return int(self.notes.get("simulation", {}).get("schedules", 0))
+
 
 @dataclass(frozen=True, slots=True)
 class MutantRow:

@@ -44,17 +44,18 @@ def page(text: str, kept: Kept, tests: Mapping[str, list[str]]) -> str:
 
 
 def totals(kept: Kept) -> str:
-    """What all kept runs together have shown, and how little that can hide."""
+    """What the kept runs on real services have shown together, and how little that can hide."""
     passed = kept.passed()
     if not passed:
         return "No run is kept yet."
-    strikes = kept.strikes(passed)
-    messages = sum(line.messages for line in passed)
+    real = [line for line in passed if not line.simulated]
+    strikes = kept.strikes(real)
+    messages = sum(line.messages for line in real)
     failed = sum(line.outcome == "failed" for line in kept.lines)
     hours = sum(line.notes.get("hours", 0) for line in passed if line.is_soak)
     rows = [
         ("messages written, each found in exactly one table by two readers", f"{messages:,}"),
-        ("cycles decided", f"{sum(line.cycles for line in passed):,}"),
+        ("cycles decided", f"{sum(line.cycles for line in real):,}"),
         ("lost, doubled, altered, in the wrong table, or written by nobody",
          "see the runs that failed" if failed else "0"),
         ("processes killed", f"{strikes['kill']:,}"),
@@ -64,7 +65,9 @@ def totals(kept: Kept) -> str:
         ("tables changed by other writers", f"{strikes['table']:,}"),
         ("faults of the host", f"{strikes['host']:,}"),
         ("hours of soak", f"{hours:.1f}"),
-        ("fault tests passed", f"{sum(not line.is_soak for line in passed):,}"),
+        ("fault tests passed", f"{sum(not line.is_soak for line in real):,}"),
+        ("beside these, schedules of faults simulated on twins",
+         f"{sum(line.simulated for line in passed):,}"),
         ("runs that failed", f"{failed:,}"),
         ("commits under test", ", ".join(sorted({line.commit for line in passed}))),
     ]
@@ -103,8 +106,11 @@ def _matrix_row(
     failed = sum(line.outcome == "failed" for line in lines)
     fired: Counter[str] = Counter()
     for line in passed:
-        for _, what, count in line.fired:
+        for _, what, count in () if line.simulated else line.fired:
             fired[what] += count
+    simulated = sum(line.simulated for line in passed)
+    if simulated:
+        fired["in simulated schedules"] = simulated
     in_soak = sum(
         count for line in soaks if row.id in SOAKED for kind, what, count in line.fired
         if re.fullmatch(SOAKED[row.id], f"{kind}: {what}"))
