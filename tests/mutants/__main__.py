@@ -42,7 +42,9 @@ def write_table(outcomes: list[Outcome], folder: Path) -> Path:
          "caught_by": outcome.caught_by, "seconds": round(outcome.seconds, 1)}
         for outcome in outcomes
     ]
-    path.write_text(json.dumps({"commit": commit(), "mutants": rows}, indent=1) + "\n")
+    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    path.write_text(
+        json.dumps({"commit": commit(), "written_at": at, "mutants": rows}, indent=1) + "\n")
     return path
 
 

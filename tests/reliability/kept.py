@@ -78,16 +78,17 @@ class Kept:
 
 
 def read(folder: Path = FOLDER) -> Kept:
-    """Everything in the folder; of the mutants the newest run, by its file's name."""
+    """Everything in the folder; of the mutants only the newest run."""
     kept = Kept()
     for path in sorted(folder.glob("*.jsonl")):
         for text in path.read_text().splitlines():
             if text.strip():
                 kept.lines.append(_line(path.name, json.loads(text)))
-    for path in sorted(folder.glob("*-mutants.json"))[-1:]:
-        data = json.loads(path.read_text())
-        kept.mutants_commit = data["commit"]
-        kept.mutants = [MutantRow(**row) for row in data["mutants"]]
+    tables = [json.loads(path.read_text()) for path in sorted(folder.glob("*-mutants.json"))]
+    if tables:
+        newest = max(tables, key=lambda table: table["written_at"])
+        kept.mutants_commit = newest["commit"]
+        kept.mutants = [MutantRow(**row) for row in newest["mutants"]]
     return kept
 
 
