@@ -53,12 +53,12 @@ def judge(
     """Stop the service, hold everything against the ledger, and see that every fault struck."""
     verdict = Verdict()
     started_s = time.monotonic()
-    for say in (
+    for step in (
         lambda: _stop(service, verdict),
         lambda: _judge_lake(scene, kafka, course, verdict),
     ):
         try:
-            say()
+            step()
         except Exception as error:
             verdict.wrong.append(f"{type(error).__name__}: {error}")
     verdict.judge_s = time.monotonic() - started_s

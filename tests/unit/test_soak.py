@@ -1,8 +1,22 @@
-"""The soak's plan: the same seed gives the same plan, every fault comes, one period in four rests."""
+"""The soak's plan repeats and leaves nothing out; its verdict passes what is right and no more."""
 
 from __future__ import annotations
 
+import json
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.rig.evidence import Strike
+from tests.rig.report import Report
+from tests.rig.toy_lake import ToyLake
+from tests.soak import verdict as verdicts
 from tests.soak.plan import DECK, PERIOD_S, QUIET_ONE_IN, Fault, Period, Planner
+from tests.soak.run import Course
+from tests.soak.verdict import Verdict, judge, line_of
 
 PERIODS = 120
 """An hour of them."""
@@ -57,3 +71,93 @@ def test_blows_lie_inside_their_period_in_order() -> None:
         moments = [blow.at_s for blow in period.blows]
         assert moments == sorted(moments)
         assert all(0 <= moment < PERIOD_S for moment in moments)
+
+
+class End:
+    """The end of a soak on a small lake: everything that `judge` asks, well unless changed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.lake = ToyLake(folder / "lake")
+        self.lake.cycle(30)
+        self.course = Course(periods=3, quiet=1, memory=[(30, 1 << 28)])
+        self.world = SimpleNamespace(
+            struck=Counter({fault: 2 for fault in Fault}), exits=Counter(),
+            fired=Counter({(Strike.KILL, "worker"): 2}))
+        self.service = SimpleNamespace(
+            is_running=lambda: True, terminate=lambda timeout: 0, exit_code=None,
+            log_path=folder / "service.log")
+        self.service.log_path.write_text('{"event": "x"}\nTraceback\n')
+        self.scene = SimpleNamespace(
+            ledger=self.lake.ledger, lake_uri=str(self.lake.folder), options=None,
+            topics=self.lake.topics, partitions=self.lake.partitions, group="g")
+        self.kafka = SimpleNamespace(bootstrap="b", committed_offsets=lambda group, topic: {})
+
+    def judge(self) -> Verdict:
+        """The verdict."""
+        return judge(*(self.typed(part) for part in (
+            self.scene, self.kafka, self.service, self.world)), self.course)
+
+    def line(self, verdict: Verdict) -> dict[str, Any]:
+        """The line of evidence, read."""
+        parts = [self.typed(part) for part in (self.scene, self.world)]
+        text = line_of(
+            verdict, *parts, self.course, self.typed(self.service), {"seed": 1}, 90.0)
+        found: dict[str, Any] = json.loads(text)
+        return found
+
+    @staticmethod
+    def typed(part: SimpleNamespace) -> Any:
+        """A stand-in for what the annotations ask."""
+        return part
+
+
+@pytest.fixture
+def end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> End:
+    """Give an end at which nothing is wrong; the group is as the tables are."""
+    made = End(tmp_path)
+    group = Report()
+    group.checked["group offsets"] = len(made.lake.topics) * made.lake.partitions
+    monkeypatch.setattr(verdicts, "group_offsets_equal_txn", lambda *_: group)
+    return made
+
+
+def test_verdict_passes_a_lake_that_is_right_and_counts_what_it_saw(end: End) -> None:
+    """The line says how much was judged, in the words of the page."""
+    verdict = end.judge()
+    assert verdict.wrong == []
+    line = end.line(verdict)
+    assert (line["outcome"], line["messages"], line["cycles"]) == (
+        "passed", end.lake.ledger.rows(), 1)
+    assert line["notes"]["log_lines_not_json"] == 1
+    assert line["notes"]["memory_bytes_max"] == 1 << 28
+    assert line["fired"] == [["kill", "worker", 2]]
+
+
+@pytest.mark.parametrize("fault", list(Fault))
+def test_a_fault_that_never_struck_voids_the_run(end: End, fault: Fault) -> None:
+    """What was not tried has not been withstood."""
+    end.world.struck[fault] = 0
+    assert [text for text in end.judge().wrong if "void" in text and str(fault) in text]
+
+
+def test_a_message_that_is_missing_fails_the_run_and_is_not_counted(end: End) -> None:
+    """One is enough, and both readers must say so."""
+    end.lake.write_messages(end.lake.topics[0], 1)
+    verdict = end.judge()
+    assert any("lost" in text for text in verdict.wrong)
+    line = end.line(verdict)
+    assert (line["outcome"], line["messages"]) == ("failed", 0)
+    assert line["notes"]["wrong"] == verdict.wrong
+
+
+@pytest.mark.parametrize("code", [0, 76, 78])
+def test_an_end_by_itself_that_no_restart_is_for_fails_the_run(end: End, code: int) -> None:
+    """Fenced without a second service, or halted: that is a fault, however whole the tables."""
+    end.world.exits[code] = 1
+    assert any("ended by itself" in text for text in end.judge().wrong)
+
+
+def test_a_last_stop_that_is_not_clean_fails_the_run(end: End) -> None:
+    """The tables may be whole; the promise of exit code 0 is broken."""
+    end.service.terminate = lambda timeout: 1
+    assert any("exit code 1" in text for text in end.judge().wrong)
