@@ -75,7 +75,8 @@ MUTANTS = (
         (TABLES,)),
     Mutant(
         "where reading begins is not committed before the first message", "workers/worker.py",
-        "            tables.begin(starts, self._topic_id)\n            held = tables.positions(partitions)\n",
+        "            tables.begin(starts, self._topic_id)\n"
+        "            held = tables.positions(partitions)\n",
         "            held = {**held, **starts}\n", (WORKER,)),
     # Decisions
     Mutant(
@@ -188,7 +189,8 @@ MUTANTS = (
         "        self._draft.book.reach(partition, marks.low)\n", (WORKER,)),
     Mutant(
         "a partition that appears later starts at its end", "shared/protocol.py",
-        "    if not table_is_new:\n        return low\n", "    if not table_is_new:\n        return high\n",
+        "    if not table_is_new:\n        return low\n",
+        "    if not table_is_new:\n        return high\n",
         (PROTOCOL, WORKER)),
     Mutant(
         "a range ends one offset too late", "workers/draft.py",
@@ -206,8 +208,8 @@ MUTANTS = (
     # Rows
     Mutant(
         "the statistics of a file are wrong", "workers/parquet_file.py",
-        "min(lows), max(part.max_raw for part in found", "min(lows), min(part.max_raw for part in found",
-        ("tests/unit/test_parquet_file.py",)),
+        "min(lows), max(part.max_raw for", "min(lows), min(part.max_raw for",
+        ("tests/unit/test_parquet_bounds.py",)),
     Mutant(
         "headers are dropped", "workers/decoder.py",
         "    if not any(headers):\n", "    if True:\n", ("tests/unit/test_decoder.py",)),

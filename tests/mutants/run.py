@@ -1,4 +1,4 @@
-"""Breaks a scratch copy of the project by one mutant at a time, and runs the tests that must see it.
+"""Breaks a scratch copy of the project by one mutant at a time; runs the tests that must see it.
 
 The tests of every selection are first run on the unbroken copy: a test that fails anyway catches
 nothing.

@@ -1,4 +1,4 @@
-"""What the kept runs say: lines of evidence, mutants, and the tests that name rows of the matrix."""
+"""What the kept runs say: evidence, mutants, and the tests that name rows of the matrix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The end of a soak: everything is judged with fresh handles, told in one line, and kept if wrong."""
+"""The end of a soak: all is judged with fresh handles, told in one line, and kept if wrong."""
 
 from __future__ import annotations
 
