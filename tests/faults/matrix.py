@@ -70,7 +70,7 @@ MATRIX = (
     Row("P13", "The shared block is damaged",
         "A damaged slot costs a restart, never a wrong commit"),
     Row("P14", "SIGTERM while idle, while flushing, while starting, and twice",
-        "Whole. Exit 0 within the deadline; a second one hastens and skips no step of the protocol"),
+        "Whole. Exit 0 within the deadline; a second one hastens and skips nothing of the protocol"),
     Row("P15", "A storm of signals", "They are taken one after the other; no flood in the log"),
     Row("P16", "A worker dies at every start",
         "The other topics go on; it is tried again ever more slowly, and /health names it"),
@@ -167,7 +167,8 @@ MATRIX = (
     Row("H6", "The health page's port is taken", "Named; no second supervisor by mistake"),
     Row("H7", "Bad configuration of every kind",
         "78 within two seconds, all faults at once, no secret, no traceback"),
-    Row("H8", "Power is cut: everything ends at once", "Whole. Kafka and the lake are all there is"),
+    Row("H8", "Power is cut: everything ends at once",
+        "Whole. Kafka and the lake are all there is"),
     Row("H9", "Names do not resolve", "Tried again; a named 75 at start"),
     Row("H10", "A process crashes with secrets in memory", "No core file"),
 )

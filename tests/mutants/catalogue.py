@@ -41,7 +41,7 @@ MUTANTS = (
     Mutant(
         "a commit is made wherever the table's positions stand", "shared/protocol.py",
         "    if all(txn_versions.get(span.partition) == span.start for span in spans):",
-        "    if not all(_at_or_past(txn_versions.get(span.partition), span.end) for span in spans):",
+        "    if any(not _at_or_past(txn_versions.get(s.partition), s.end) for s in spans):",
         (PROTOCOL,)),
     Mutant(
         "a commit's lost answer is taken for success", "workers/tables.py",
@@ -104,7 +104,8 @@ MUTANTS = (
     Mutant(
         "a record may name a range that does not follow the last decided one",
         "supervisor/decider.py",
-        "            if fits_frontier(self._frontier, topic, manifest.spans)}", "            if True}",
+        "            if fits_frontier(self._frontier, topic, manifest.spans)}",
+        "            if True}",
         (DECIDER,)),
     Mutant(
         "after an error a record is drawn up anew instead of sent again", "supervisor/decider.py",
@@ -127,7 +128,8 @@ MUTANTS = (
         (DECIDER,)),
     Mutant(
         "another instance's record counts as done unseen", "supervisor/decider.py",
-        "                topics |= {_OTHERS}\n", "                topics = frozenset()\n", (DECIDER,)),
+        "                topics |= {_OTHERS}\n", "                topics = frozenset()\n",
+        (DECIDER,)),
     Mutant(
         "old records are trimmed newest first", "shared/record_log.py",
         "        for number in doomed[:TRIM_MAX]:\n",
@@ -147,7 +149,8 @@ MUTANTS = (
     # Reading
     Mutant(
         "what was prepared is forgotten after an abort", "workers/worker.py",
-        "            self._prepared = out.parts + self._prepared\n", "            pass\n", (WORKER,)),
+        "            self._prepared = out.parts + self._prepared\n", "            pass\n",
+        (WORKER,)),
     Mutant(
         "a start reads on before it has rolled its topic forward", "workers/worker.py",
         "            done_through = self._roll_forward()\n",
@@ -177,8 +180,8 @@ MUTANTS = (
         (WORKER,)),
     Mutant(
         "a restart forgets what is out for a vote", "workers/worker.py",
-        "        manifests = [held.manifest for held in (self._owed, self._out) if held is not None]\n",
-        "        manifests = []\n", (WORKER,)),
+        "        manifests = [held.manifest for held in (self._owed, self._out) if",
+        "        manifests = [held.manifest for held in () if", (WORKER,)),
     Mutant(
         "positions that moved without rows are voted EMPTY", "workers/worker.py",
         "        if not self._draft.book.moved:\n", "        if not self._draft.rows:\n",

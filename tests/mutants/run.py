@@ -26,7 +26,7 @@ TEST_TIMEOUT_S = 120
 RUN_TIMEOUT_S = 580
 COPIED = ("shared", "workers", "supervisor", "healthcheck", "tests", "setup.cfg")
 FAILED, PASSED = 1, 0
-FIRST_FAILURE = re.compile(r"^FAILED (\S+)", re.MULTILINE)
+FIRST_FAILURE = re.compile(r"^FAILED (\S+?::.+?)(?: - .*)?$", re.MULTILINE)
 
 
 class Broken(Exception):
