@@ -70,7 +70,7 @@ MATRIX = (
     Row("P13", "The shared block is damaged",
         "A damaged slot costs a restart, never a wrong commit"),
     Row("P14", "SIGTERM while idle, while flushing, while starting, and twice",
-        "Whole. Exit 0 within the deadline; a second one hastens and skips no rule of the protocol"),
+        "Whole. Exit 0 within the deadline; a second one hastens, and skips no rule"),
     Row("P15", "A storm of signals", "They are taken one after the other; no flood in the log"),
     Row("P16", "A worker dies at every start",
         "The other topics go on; it is tried again ever more slowly, and /health names it"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from tests.rig.toy_lake import ToyLake
 from tests.soak import verdict as verdicts
 from tests.soak.plan import DECK, PERIOD_S, QUIET_ONE_IN, Fault, Period, Planner
 from tests.soak.run import Course
-from tests.soak.verdict import Verdict, judge, line_of
+from tests.soak.verdict import Verdict, judge, keep_all, line_of
 
 PERIODS = 120
 """An hour of them."""
@@ -161,3 +162,18 @@ def test_a_last_stop_that_is_not_clean_fails_the_run(end: End) -> None:
     """The tables may be whole; the promise of exit code 0 is broken."""
     end.service.terminate = lambda timeout: 1
     assert any("exit code 1" in text for text in end.judge().wrong)
+
+
+def test_log_ledger_and_lake_are_kept_for_whoever_looks_for_the_reason(
+    end: End, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Everything is deleted with the services, and the moment will not come again."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder = keep_all(end.typed(end.scene), end.typed(end.service), lambda line: None)
+    assert (folder / "service.log").read_text() == end.service.log_path.read_text()
+    kept = pickle.loads((folder / "ledger.pickle").read_bytes())
+    assert kept.rows() == end.lake.ledger.rows()
+    files = {path.relative_to(folder / "lake") for path in (folder / "lake").rglob("*")
+             if path.is_file()}
+    assert files == {path.relative_to(end.lake.folder) for path in end.lake.folder.rglob("*")
+                     if path.is_file()}
