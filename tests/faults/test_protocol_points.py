@@ -8,12 +8,14 @@ afterwards, so the lake is looked at to prove that the point was the one named.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
 
 from tests.conftest import TopicNames
+from tests.rig.evidence import Evidence, Strike
 from tests.rig.producer import LoadProducer
 from tests.rig.s3_proxy import (
     PASS,
@@ -126,9 +128,10 @@ def arm(
     return rule, proxy.rule(method="PUT", path_regex=point.hold, action=RESET_BEFORE)
 
 
+@pytest.mark.fault("P6")
 @pytest.mark.parametrize("name", POINTS)
 def test_service_lands_everything_once_when_supervisor_dies(
-    name: str, scene: Scene, proxy: S3Proxy
+    name: str, scene: Scene, proxy: S3Proxy, evidence: Evidence
 ) -> None:
     """A new start ends what a dead one decided, and reads again what it had not."""
     point = POINTS[name]
@@ -146,14 +149,19 @@ def test_service_lands_everything_once_when_supervisor_dies(
         scene.judge_halfway()
 
         proxy.clear()
+        since_s = time.monotonic()
         service.start()
         service.wait_healthy(START_S)
-        finish(scene, service, producer)
+        what = f"supervisor killed: {name}"
+        recovered(scene, service, evidence, what, since_s)
+        evidence.struck(Strike.KILL, what, rule.fired)
+        finish(scene, service, producer, evidence)
 
 
+@pytest.mark.fault("P2", "P3", "P5")
 @pytest.mark.parametrize("name", POINTS)
 def test_service_lands_everything_once_when_worker_dies(
-    name: str, scene: Scene, proxy: S3Proxy
+    name: str, scene: Scene, proxy: S3Proxy, evidence: Evidence
 ) -> None:
     """A worker's death costs its undecided rows at most, and nobody else's."""
     point = POINTS[name]
@@ -176,18 +184,23 @@ def test_service_lands_everything_once_when_worker_dies(
         rule, held = arm(proxy, point, action, strike)
         producer.produce(MESSAGES)
         wait_until(lambda: rule.fired and dead, FIRE_S, "it fired")
+        since_s = time.monotonic()
         if held is not None:
             proxy.remove(held)
         (victim, pid), = dead
         wait_until(
             lambda: service.worker_pids().get(victim, pid) != pid, FIRE_S, "the topic has a new one"
         )
-        finish(scene, service, producer, restarted=victim)
+        what = f"worker killed: {name}"
+        recovered(scene, service, evidence, what, since_s)
+        evidence.struck(Strike.KILL, what, len(dead))
+        finish(scene, service, producer, evidence, restarted=victim)
 
 
+@pytest.mark.fault("P3", "P4", "P6")
 @pytest.mark.parametrize("dies", ["worker", "supervisor"])
 def test_group_offsets_catch_up_when_death_comes_before_they_are_told(
-    dies: str, scene: Scene, proxy: S3Proxy, kafka: KafkaService
+    dies: str, scene: Scene, proxy: S3Proxy, kafka: KafkaService, evidence: Evidence
 ) -> None:
     """The commit was answered and Kafka cut off: the table leads, and the group follows later."""
     if not kafka.is_managed:
@@ -216,12 +229,18 @@ def test_group_offsets_catch_up_when_death_comes_before_they_are_told(
         else:
             kill(pids[scene.topics[0]])
         broker.heal()
+        since_s = time.monotonic()
         service.wait_healthy(LANDING_S)
-        finish(scene, service, producer, restarted=scene.topics[0] if dies == "worker" else None)
+        what = f"{dies} killed: committed, offsets not told"
+        recovered(scene, service, evidence, what, since_s)
+        evidence.struck(Strike.KILL, what)
+        restarted = scene.topics[0] if dies == "worker" else None
+        finish(scene, service, producer, evidence, restarted=restarted)
 
 
+@pytest.mark.fault("P6")
 def test_late_record_of_dead_supervisor_is_refused_by_the_next_start(
-    scene: Scene, proxy: S3Proxy
+    scene: Scene, proxy: S3Proxy, evidence: Evidence
 ) -> None:
     """A put that arrives after a new service claimed the log cannot decide anything."""
     answers: list[Request] = []
@@ -237,11 +256,15 @@ def test_late_record_of_dead_supervisor_is_refused_by_the_next_start(
         )
         producer.produce(MESSAGES)
         wait_until(lambda: rule.fired and not service.is_running(), FIRE_S, "it fired")
+        since_s = time.monotonic()
         service.start()
         service.wait_healthy(START_S)
+        what = "supervisor killed: its record arrives late"
+        recovered(scene, service, evidence, what, since_s)
         wait_until(lambda: answers, FIRE_S, "the late put arrived")
         assert [answer.status for answer in answers] == [412]
-        finish(scene, service, producer)
+        evidence.struck(Strike.KILL, what, rule.fired)
+        finish(scene, service, producer, evidence)
 
 
 LOST_ANSWERS = {
@@ -251,10 +274,11 @@ LOST_ANSWERS = {
 }
 
 
+@pytest.mark.fault("S2")
 @pytest.mark.parametrize("how", LOST_ANSWERS)
 @pytest.mark.parametrize("what", ["record", "commit"])
 def test_request_that_took_effect_is_not_repeated_when_its_answer_is_lost(
-    what: str, how: str, scene: Scene, proxy: S3Proxy
+    what: str, how: str, scene: Scene, proxy: S3Proxy, evidence: Evidence
 ) -> None:
     """An error is a question: the service reads back, and finds its own work done."""
     with scene.service() as service, scene.producer() as producer:
@@ -263,8 +287,10 @@ def test_request_that_took_effect_is_not_repeated_when_its_answer_is_lost(
         path = RECORD if what == "record" else BRONZE_COMMIT
         rule = proxy.rule(method="PUT", path_regex=path, action=LOST_ANSWERS[how], times=1)
         producer.produce(MESSAGES)
-        scene.wait_landed(service, LANDING_S)
+        wait_until(lambda: rule.fired, FIRE_S, "it fired")
+        recovered(scene, service, evidence, f"{what} {how}", time.monotonic())
         assert rule.fired == 1
+        evidence.struck(Strike.STORE, f"{what} {how}", rule.fired)
         if what == "record":
             # The store's client itself repeats what was answered by 500, and meets its own work.
             retries = metric(service, "bronze_log_record_retries_total")
@@ -274,7 +300,7 @@ def test_request_that_took_effect_is_not_repeated_when_its_answer_is_lost(
             wait_until(lambda: commits_read_back(service), LANDING_S, "it was read back")
         assert metric(service, "bronze_cycles_total", outcome="aborted") == 0
         assert len(scene.record_numbers()) > len(records)
-        finish(scene, service, producer)
+        finish(scene, service, producer, evidence)
 
 
 def settle(scene: Scene, service: Service, producer: LoadProducer) -> None:
@@ -284,8 +310,17 @@ def settle(scene: Scene, service: Service, producer: LoadProducer) -> None:
     scene.wait_landed(service, LANDING_S)
 
 
+def recovered(
+    scene: Scene, service: Service, evidence: Evidence, what: str, since_s: float
+) -> None:
+    """Wait until all is visible, and tell how long that took since a moment."""
+    scene.wait_landed(service, LANDING_S)
+    evidence.recovered(what, time.monotonic() - since_s)
+
+
 def finish(
-    scene: Scene, service: Service, producer: LoadProducer, restarted: str | None = None
+    scene: Scene, service: Service, producer: LoadProducer, evidence: Evidence,
+    restarted: str | None = None,
 ) -> None:
     """Produce once more, see all of it land, stop, and judge."""
     producer.produce(MESSAGES)
@@ -295,6 +330,7 @@ def finish(
         assert (entry["restarts"] > 0) is (topic == restarted), f"{topic}: {entry}"
     assert service.terminate() == 0
     scene.judge()
+    evidence.judged(scene.ledger.rows(), len(scene.record_numbers()))
 
 
 def commits_read_back(service: Service) -> float:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from tests.conftest import TopicNames
+from tests.rig.evidence import Evidence, Strike
 from tests.rig.s3_proxy import RESET_BEFORE, S3Proxy
 from tests.rig.scene import START_S, Scene, metric
 from tests.rig.service import Service
@@ -42,9 +44,10 @@ def scene(
     )
 
 
+@pytest.mark.fault("S1")
 @pytest.mark.parametrize("heals", ["before it is isolated", "after it is isolated"])
 def test_nothing_newer_shows_while_a_topic_cannot_upload(
-    heals: str, scene: Scene, proxy: S3Proxy
+    heals: str, scene: Scene, proxy: S3Proxy, evidence: Evidence
 ) -> None:
     """All or nothing: before the decision a topic that cannot prepare holds all the others."""
     stalled, *others = scene.topics
@@ -65,14 +68,15 @@ def test_nothing_newer_shows_while_a_topic_cannot_upload(
             scene.wait_landed(service, LANDING_S, others)
             assert scene.positions(stalled) == before[stalled]
             assert_unhealthy(service, stalled, "isolated")
-        assert rule.fired
         proxy.clear()
-        finish(scene, service, producer, others)
+        evidence.struck(Strike.STORE, "uploads of one topic refused", rule.fired)
+        finish(scene, service, producer, others, evidence, "uploads of one topic refused")
 
 
+@pytest.mark.fault("S1")
 @pytest.mark.parametrize("heals", ["before it is isolated", "after it is isolated"])
 def test_others_complete_a_decided_cycle_and_nothing_newer_is_decided_while_a_topic_is_behind(
-    heals: str, scene: Scene, proxy: S3Proxy
+    heals: str, scene: Scene, proxy: S3Proxy, evidence: Evidence
 ) -> None:
     """After the decision the others commit; what is newer waits for the one that cannot."""
     stalled, *others = scene.topics
@@ -101,9 +105,9 @@ def test_others_complete_a_decided_cycle_and_nothing_newer_is_decided_while_a_to
             scene.wait_landed(service, LANDING_S, others)
             assert_unhealthy(service, stalled, "isolated")
         assert scene.positions(stalled) == before
-        assert rule.fired
         proxy.clear()
-        finish(scene, service, producer, others)
+        evidence.struck(Strike.STORE, "commits of one topic refused", rule.fired)
+        finish(scene, service, producer, others, evidence, "commits of one topic refused")
 
 
 def settle(scene: Scene, service: Service, producer: object) -> None:
@@ -113,9 +117,15 @@ def settle(scene: Scene, service: Service, producer: object) -> None:
     scene.wait_landed(service, LANDING_S)
 
 
-def finish(scene: Scene, service: Service, producer: object, others: list[str]) -> None:
+def finish(
+    scene: Scene, service: Service, producer: object, others: list[str], evidence: Evidence,
+    what: str,
+) -> None:
     """The stall has been lifted: everything lands by itself, and nobody else read twice."""
+    since_s = time.monotonic()
+    scene.wait_landed(service, LANDING_S)
     service.wait_healthy(LANDING_S)
+    evidence.recovered(what, time.monotonic() - since_s)
     producer.produce(MESSAGES)
     scene.wait_landed(service, LANDING_S)
     service.wait_healthy(LANDING_S)
@@ -125,6 +135,7 @@ def finish(scene: Scene, service: Service, producer: object, others: list[str]) 
         assert service.topics()[topic]["restarts"] == 0
     assert service.terminate() == 0
     scene.judge()
+    evidence.judged(scene.ledger.rows(), len(scene.record_numbers()))
 
 
 def standing(service: Service, topic: str) -> str:
