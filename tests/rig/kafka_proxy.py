@@ -258,6 +258,9 @@ class KafkaProxy:
                 way.result()
         except (OSError, EOFError, asyncio.TimeoutError, _Lost):
             reset(writer)
+        except asyncio.CancelledError:
+            # The proxy ends; asyncio would print a task that ended like this.
+            reset(writer)
         finally:
             self._writers.discard(writer)
             writer.close()

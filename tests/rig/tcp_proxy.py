@@ -167,6 +167,9 @@ class TcpProxy:
         except (OSError, asyncio.TimeoutError, ConnectionError):
             # Either side is gone; the other one learns it from the reset below.
             reset(writer)
+        except asyncio.CancelledError:
+            # The proxy ends; asyncio would print a task that ended like this.
+            reset(writer)
         finally:
             for end in (writer, upstream):
                 if end is not None:
