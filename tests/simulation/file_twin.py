@@ -1,7 +1,7 @@
-"""A twin of `workers.parquet_file.ParquetFile`: the same requests, no Parquet.
+"""What makes a schedule cheap: a twin of `ParquetFile`, and decoding each batch only once.
 
-It stands in `workers.draft`, the one place that makes files.  Encoding costs most of a schedule's
-time and is shown elsewhere with the real one.
+The twin makes the same requests and no Parquet; it stands in `workers.draft`, the one place that
+makes files.  Encoding would cost most of a schedule's time and is shown elsewhere.
 """
 
 from __future__ import annotations
@@ -9,16 +9,22 @@ from __future__ import annotations
 import io
 import itertools
 import pickle
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
 
 from shared.object_store import ObjectStore
 from shared.records import DataFile
+from workers.batch import Batch
+from workers.decoder import Decoded, decode
 from workers.parquet_file import ROW_OVERHEAD_BYTES, FileLimits
 from workers.schemas import PARTITION_COLUMN
 
-_numbers = itertools.count()
+REMEMBERED_MAX = 10_000
+
+numbers = itertools.count()
+"""Names of files; a world begins anew, so that a schedule gives the same names again."""
 
 
 class FileTwin:
@@ -30,22 +36,21 @@ class FileTwin:
     ) -> None:
         self._table, self._limits = table, limits
         self.date = date
-        self._path = f"{PARTITION_COLUMN}={date}/part-{next(_numbers)}"
+        self._path = f"{PARTITION_COLUMN}={date}/part-{next(numbers)}"
         self._writer = store.open_writer(f"{folder}/{self._path}", limits.part_bytes)
-        self._pending: list[dict[str, list]] = []
+        self._pending: list[bytes] = []
         self._pending_bytes = self._size = self.rows = 0
 
     def append(self, rows: pa.RecordBatch, raw_bytes: int) -> None:
         """See `ParquetFile`."""
-        self._pending.append(rows.to_pydict())
+        self._pending.append(pickled(rows))
         self._pending_bytes += raw_bytes + rows.num_rows * ROW_OVERHEAD_BYTES
         self.rows += rows.num_rows
         if self._pending_bytes >= self._limits.row_group_bytes:
             self._write()
 
     def _write(self) -> None:
-        for columns in self._pending:
-            data = pickle.dumps(columns)
+        for data in self._pending:
             self._writer.write(data)
             self._size += len(data)
         self._pending, self._pending_bytes = [], 0
@@ -61,7 +66,22 @@ class FileTwin:
         return DataFile(self._table, self._path, self._size, self.rows, self.date, "{}", now_ms)
 
 
-def read_rows(data: bytes) -> list[dict[str, Any]]:
+def pickled(rows: pa.RecordBatch) -> bytes:
+    """The rows as bytes; a batch that `remembered` gives again is not pickled again."""
+    found = _pickles.get(id(rows))
+    if found is None:
+        if len(_pickles) >= REMEMBERED_MAX:
+            _pickles.clear()
+        # The batch is kept with it, for only so long is its id its own.
+        found = _pickles[id(rows)] = rows, pickle.dumps(rows.to_pydict())
+    return found[1]
+
+
+_pickles: dict[int, tuple[pa.RecordBatch, bytes]] = {}
+
+
+@lru_cache(maxsize=REMEMBERED_MAX)
+def read_rows(data: bytes) -> tuple[dict[str, Any], ...]:
     """The rows of such an object, in order."""
     rows: list[dict[str, Any]] = []
     source = io.BytesIO(data)
@@ -69,4 +89,23 @@ def read_rows(data: bytes) -> list[dict[str, Any]]:
         columns = pickle.load(source)
         rows += [dict(zip(columns, values, strict=True))
                  for values in zip(*columns.values(), strict=True)]
-    return rows
+    return tuple(rows)
+
+
+def remembered(batch: Batch, ingested_at_ms: int, topic: str, service_version: str) -> Decoded:
+    """The real `decode`, asked once for each batch: schedules read the same again and again."""
+    return _decoded(
+        tuple(batch.partitions), tuple(batch.offsets), tuple(batch.timestamps_ms),
+        tuple(batch.keys), tuple(batch.values),
+        tuple(row and tuple(row) for row in batch.headers), ingested_at_ms, topic,
+        service_version)
+
+
+@lru_cache(maxsize=REMEMBERED_MAX)
+def _decoded(
+    partitions: tuple, offsets: tuple, timestamps_ms: tuple, keys: tuple, values: tuple,
+    headers: tuple, ingested_at_ms: int, topic: str, service_version: str,
+) -> Decoded:
+    batch = Batch(list(partitions), list(offsets), list(timestamps_ms), list(keys), list(values),
+                  [row and list(row) for row in headers])
+    return decode(batch, ingested_at_ms, topic, service_version)

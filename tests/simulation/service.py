@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from shared import layout
 from shared.block import Block, Slot
 from shared.config import Config, GapPolicy
-from shared.errors import Fenced, IngestError, TopicStopped
+from shared.errors import Fenced, IngestError, LogDamaged, TopicStopped
 from shared.exit_codes import ExitCode, WorkerExit
 from shared.layout import Header, Order, Report
 from shared.protocol import TERMINAL, Phase
@@ -219,7 +219,7 @@ class SimFleet(Fleet):
         process = WorkerProcess(self._service, berth.topic, berth.index, incarnation)
         berth.child = SimChild(process, now, berth.slot.report(Report.COMMITS))
 
-    def start_recoveries(self, topics: frozenset[str]) -> None:
+    def start_recoveries(self, topics: frozenset[str], now: float = 0.0) -> None:
         """See `Fleet`."""
         for topic in sorted(topics - self._recoveries.keys()):
             process = RecoveryProcess(self._service, topic)
@@ -363,6 +363,10 @@ class Service:
             return ExitCode.FENCED
         if coordinator.unavailable:
             return ExitCode.UNAVAILABLE
+        if isinstance(coordinator.halted_by, LogDamaged) and self.world.schedule.trims_early:
+            # Frozen between listing and reading while others trimmed: where the newest thousand
+            # records are kept, that takes hours.
+            return ExitCode.INTERNAL
         if getattr(coordinator.halted_by, "restart_helps", True):
             return ExitCode.INTERNAL
         raise Violation(f"service {self.name} halted: {coordinator.halted_by}")

@@ -6,6 +6,7 @@ when everything has healed and landed.  It is deterministic: the same schedule g
 
 from __future__ import annotations
 
+import itertools
 import logging
 import random
 import traceback
@@ -19,15 +20,18 @@ import shared.record_log
 import supervisor.coordinator
 import workers.assembly
 import workers.draft
+import workers.worker
 from shared.config import GapPolicy
 from shared.errors import CommitConflict, KafkaUnavailable
 from shared.exit_codes import ExitCode
 from shared.naming import LOG_PREFIX, record_number
 from shared.protocol import TERMINAL, Phase, Standing
+from shared.record_log import RECORDS_KEPT_MIN
 from tests.fakes.clock import FakeClock
 from tests.fakes.source import MemoryTopic
 from tests.fakes.store import MemoryStore, refused
 from tests.fakes.tables import MemoryTables
+from tests.simulation import file_twin
 from tests.simulation.file_twin import FileTwin
 from tests.simulation.gate import Gate, Hub, Mode, Outage
 from tests.simulation.group import Group
@@ -73,9 +77,14 @@ class Schedule:
     batch: int = 3
     dlq_enabled: bool = True
     gap_policy: GapPolicy = GapPolicy.FAIL
-    records_kept: int = 1000
+    records_kept: int = RECORDS_KEPT_MIN
     trim_interval_s: float = 600.0
     watch_interval_s: float = 30.0
+
+    @property
+    def trims_early(self) -> bool:
+        """Whether records go that the service would keep."""
+        return self.records_kept < RECORDS_KEPT_MIN
 
 
 @dataclass(slots=True)
@@ -201,10 +210,9 @@ class World:
         if self._stopping and service.exit_code != ExitCode.OK:
             raise Violation(f"{service.name} was asked to stop and ended with {service.exit_code}")
         if service.exit_code == ExitCode.FENCED:
-            if not others and service.instance not in self._restarts:
+            if not (others or service.instance in self._restarts.keys() | self._leaving):
                 raise Violation(f"service {service.name} was fenced, and there is no other")
-        elif not (self._stopping or service.instance in self._leaving
-                  or any(other.number > service.number for other in others)):
+        elif not (self._stopping or service.instance in self._leaving):
             self._restarts[service.instance] = now + RESTART_S
 
     def main(self, instance: str = "0") -> Service | None:
@@ -377,6 +385,8 @@ def _apart(world: World) -> Iterator[None]:
     logging.disable(logging.CRITICAL)
     try:
         with (patch.object(workers.draft, "ParquetFile", FileTwin),
+              patch.object(workers.worker, "decode", file_twin.remembered),
+              patch.object(file_twin, "numbers", itertools.count()),
               patch.object(workers.assembly, "open_store", lambda lake: world.store),
               patch.object(workers.assembly, "DeltaStore", lambda uri, options: world.tables),
               patch.object(shared.record_log, "RECORDS_KEPT_MIN", schedule.records_kept),
