@@ -7,6 +7,7 @@ import json
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from tests.mutants.catalogue import MUTANTS
@@ -23,6 +24,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=DESCRIPTION)
     parser.add_argument("--only", metavar="TEXT", help="those whose name contains a text")
     parser.add_argument("--list", action="store_true", help="print their names and run nothing")
+    parser.add_argument("--tests", metavar="SELECTION",
+                        help="run these instead of each mutant's own, to see what a layer catches "
+                             "alone, e.g. tests/simulation; writes nothing")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "evidence",
                         help="folder of the table, written when all are run (docs/evidence)")
     return parser.parse_args(argv)
@@ -59,6 +63,8 @@ def main(argv: list[str]) -> int:
         for mutant in chosen:
             say(f"{mutant.file}: {mutant.name}")
         return 0
+    if given.tests is not None:
+        chosen = [replace(mutant, tests=(given.tests,)) for mutant in chosen]
     with tempfile.TemporaryDirectory(prefix="bronze-mutants-") as folder:
         try:
             outcomes = run_all(chosen, Path(folder), say)
@@ -66,7 +72,7 @@ def main(argv: list[str]) -> int:
             say(str(error))
             return 2
     survivors = [outcome for outcome in outcomes if outcome.caught_by is None]
-    if given.only is None:
+    if given.only is None and given.tests is None:
         say(f"written to {write_table(outcomes, given.output)}")
     say(f"{len(outcomes) - len(survivors)} of {len(outcomes)} mutants caught")
     return 1 if survivors else 0
