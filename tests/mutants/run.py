@@ -125,6 +125,9 @@ def run_tests(copy: Path, selection: str) -> tuple[int, str]:
         "--hypothesis-profile=ci",
         f"--timeout={TEST_TIMEOUT_S}", "--timeout-method=signal", *selection.split(),
     ]
-    done = subprocess.run(
-        command, cwd=copy, capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False)
+    try:
+        done = subprocess.run(
+            command, cwd=copy, capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise Broken(f"{selection} did not end within {RUN_TIMEOUT_S} s") from error
     return done.returncode, done.stdout + done.stderr
