@@ -113,9 +113,12 @@ class Block:
         self.set(word, self.get(word) + amount)
 
     def phase(self) -> tuple[int, Phase]:
-        """(cycle_id, phase), of one moment."""
+        """(cycle_id, phase), of one moment; raises `BlockError` for a phase that does not exist."""
         cycle_id, tag = unpack(self.get(Header.PHASE))
-        return cycle_id, Phase(tag)
+        try:
+            return cycle_id, Phase(tag)
+        except ValueError as error:
+            raise BlockError(f"the shared block is damaged: phase {tag}") from error
 
     def set_phase(self, cycle_id: int, phase: Phase) -> None:
         """Publish cycle_id and phase at once."""
@@ -167,14 +170,41 @@ class Slot:
         """Raise a counter of the worker's."""
         self._words[self._reports + word] += amount
 
+    def include(self, cycle_id: int, record: int) -> None:
+        """Tell the worker that `record` names its vote on `cycle_id`; the supervisor's alone."""
+        self.set_order(Order.INCLUDED_RECORD, record)
+        self.set_order(Order.INCLUDED_CHECK, _inclusion_check(cycle_id, record))
+        # Last: it is the word that announces the others.
+        self.set_order(Order.INCLUDED_CYCLE, cycle_id)
+
+    def included_record(self, cycle_id: int) -> int | None:
+        """The record that names the vote on `cycle_id`, None while there is none.
+
+        What it says cannot be taken back, so no single damaged word may say it: raises
+        `BlockError` when the words do not fit each other.
+        """
+        if self.order(Order.INCLUDED_CYCLE) != cycle_id:
+            return None
+        record = self.order(Order.INCLUDED_RECORD)
+        if self.order(Order.INCLUDED_CHECK) != _inclusion_check(cycle_id, record):
+            raise BlockError(f"the shared block is damaged: cycle {cycle_id}, record {record}")
+        return record
+
     def ballot(self) -> Ballot:
-        """The worker's vote, of one moment."""
+        """The worker's vote, of one moment; raises `BlockError` for a vote that does not exist."""
         cycle_id, tag = unpack(self.report(Report.BALLOT))
-        return Ballot(cycle_id, Vote(tag))
+        try:
+            return Ballot(cycle_id, Vote(tag))
+        except ValueError as error:
+            raise BlockError(f"the shared block is damaged: vote {tag}") from error
 
     def cast(self, ballot: Ballot) -> None:
         """Vote; whatever the vote announces must have been written before."""
         self.set_report(Report.BALLOT, pack(ballot.cycle_id, ballot.vote))
+
+
+def _inclusion_check(cycle_id: int, record: int) -> int:
+    return zlib.crc32(b"%d in %d" % (cycle_id, record))
 
 
 class _Blob:

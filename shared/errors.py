@@ -7,6 +7,7 @@
         KafkaAuthenticationFailed   the brokers refuse our credentials
         TopicMissing          the topic does not exist (yet)
         CommitConflict        another writer took the table version; read back, then retry
+        TableUnavailable      a table's log cannot be read, or takes no commit of ours
       TopicStopped          no retry can help: the topic stops until a person has acted
         TopicRecreated  OffsetGap  TableMismatch  TableVanished  TornRecord  MissingFile
         MalformedMessage  ManifestTooLarge  FrontierBroken
@@ -83,6 +84,15 @@ class CommitConflict(RecoverableError):
     """The table moved on since our snapshot; nothing of ours was written by this attempt."""
 
     what_to_do = "None: the commit is repeated on a fresh snapshot."
+
+
+class TableUnavailable(RecoverableError):
+    """The store answers, and yet a table cannot be opened or does not take our commits."""
+
+    what_to_do = (
+        "Look at the table's _delta_log: another writer has damaged it, turned on a feature this "
+        "release cannot write, or commits without a pause; the service retries by itself."
+    )
 
 
 class TopicStopped(IngestError):

@@ -16,7 +16,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 MAGIC = int.from_bytes(b"BRONZE-1", "little")
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 WORD_BYTES = 8
 
 ABOUT_BYTES = 32 * 1024
@@ -66,6 +66,7 @@ class Order(IntEnum):
     STALLS = 9
     STANDING_SINCE_MS = 10
     FOREIGN_RECORD = 11
+    INCLUDED_CHECK = 12
 
 
 class Report(IntEnum):

@@ -7,12 +7,12 @@ An event is a stable name (`cycle_committed`) with facts beside it.  Nothing is 
 from __future__ import annotations
 
 import logging
-import sys
 from typing import Any
 
 from pythonjsonlogger.json import JsonFormatter
 
 from shared.clock import rfc3339
+from shared.log_stream import open_stderr
 
 FACT_CHARS_MAX = 500
 REPEAT_INTERVAL_S = 30.0
@@ -20,12 +20,12 @@ REPEAT_INTERVAL_S = 30.0
 
 def configure(level: str, log_format: str) -> None:
     """Send the root logger's events to stderr; `log_format` is `json` or `text`."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(open_stderr())
     handler.setFormatter(_Json() if log_format == "json" else _Text())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # A full disk or a closed pipe behind stderr must not stop ingestion.
+    # A full disk behind stderr must not stop ingestion.
     logging.raiseExceptions = False
 
 

@@ -184,6 +184,8 @@ def judge_flush(
         return Flush(Verdict.ABORT, culprits=culprits)
     if waiting:
         return Flush(Verdict.WAIT)
+    if not deadline_passed and _isolated_may_still_vote(members, votes, died):
+        return Flush(Verdict.WAIT)
     included = tuple(
         topic for topic, vote in votes.items()
         if vote is Vote.PREPARED and not members[topic].stopped
@@ -195,6 +197,20 @@ def judge_flush(
     if not included:
         return Flush(Verdict.NOTHING, excluded=excluded)
     return Flush(Verdict.DECIDE, included=included, excluded=excluded)
+
+
+def _isolated_may_still_vote(
+    members: Members, votes: Mapping[str, Vote], died: frozenset[str]
+) -> bool:
+    """Whether nobody is left in the quorum, and some isolated topic has not answered yet.
+
+    A cycle that waits for nobody is over before anyone can vote: after an outage that isolated
+    all topics, none would ever get its chance to rejoin.
+    """
+    if any(member.in_quorum for member in members.values()):
+        return False
+    return any(votes[topic] is Vote.NONE and topic not in died and not member.stopped
+               for topic, member in members.items())
 
 
 def after_abort(

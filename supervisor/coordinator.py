@@ -16,7 +16,7 @@ from shared import protocol
 from shared.backoff import Backoff
 from shared.block import Block
 from shared.clock import SystemClock, rfc3339
-from shared.errors import Fenced, ServiceHalted, StorageUnavailable
+from shared.errors import BlockError, Fenced, ServiceHalted, StorageUnavailable
 from shared.layout import Header, Order, Report
 from shared.logs import RateLimit, log_event
 from shared.naming import bronze_table, dlq_table
@@ -31,7 +31,8 @@ EARLY_FLUSH_GAP_S = 1.0
 """Least time between two cycles when a full file asks for one before the interval is over."""
 WATCH_INTERVAL_S = 30.0
 """How often an idle service looks whether others wrote; trimming keeps far more than that."""
-TRIM_INTERVAL_S = 600.0
+TRIM_INTERVAL_S = 60.0
+"""Often enough that a record a second is trimmed as fast as it is written."""
 DECIDE_FIRST_S, DECIDE_MAX_S = 0.2, 5.0
 
 _STANDINGS = tuple(Standing)
@@ -90,6 +91,11 @@ class Coordinator:
     def phase(self) -> Phase:
         """The present phase."""
         return self._phase
+
+    @property
+    def cycle_id(self) -> int:
+        """The present cycle."""
+        return self._cycle_id
 
     @property
     def foreign_topics(self) -> frozenset[str]:
@@ -188,10 +194,10 @@ class Coordinator:
         elif kind == "decide":
             self._decision = result
 
-    def _start_job(self, kind: str, now: float) -> None:
+    def _start_job(self, kind: str, now: float) -> bool:
         """Begin the decider's work, unless it still does some or the back-off has not passed."""
         if self._jobs.busy or now < self._retry_at:
-            return
+            return False
         actions = {
             "claim": self._decider.claim_start,
             "watch": self._decider.watch,
@@ -200,6 +206,7 @@ class Coordinator:
         }
         self._job_kind = kind
         self._jobs.start(actions[kind])
+        return True
 
     def _claim_done(self, topics: frozenset[str]) -> None:
         self.claimed = True
@@ -238,17 +245,19 @@ class Coordinator:
         self._enter(Phase.CONSUMING)
 
     def _consume(self, now: float) -> None:
+        self._look_after_log(now)
         if self._stopping and self._final_flush:
             self._enter(Phase.STOPPING)
         elif self._stopping or now >= self._next_flush or self._wanted_early(now):
             self._final_flush = self._stopping
             self._begin_flush(now)
-        elif now >= self._watch_at:
+
+    def _look_after_log(self, now: float) -> None:
+        """Watch and trim when due, also when cycles follow each other without a pause."""
+        if now >= self._watch_at and self._start_job("watch", now):
             self._watch_at = now + WATCH_INTERVAL_S
-            self._start_job("watch", now)
-        elif now >= self._trim_at:
+        elif now >= self._trim_at and self._start_job("trim", now):
             self._trim_at = now + TRIM_INTERVAL_S
-            self._start_job("trim", now)
 
     def _wanted_early(self, now: float) -> bool:
         if now - self._cycle_began < EARLY_FLUSH_GAP_S:
@@ -271,8 +280,22 @@ class Coordinator:
                 and slot.report(Report.INCARNATION) == slot.order(Order.INCARNATION))
 
     def _ballots(self) -> dict[str, Ballot]:
-        return {topic: slot.ballot() for topic, slot in self._slots.items()
-                if self._is_running(topic)}
+        ballots = {}
+        for topic, slot in self._slots.items():
+            if not self._is_running(topic):
+                continue
+            try:
+                ballots[topic] = slot.ballot()
+            except BlockError as error:
+                # No vote; it is written anew with the next cycle.
+                self._log_damage(topic, error)
+        return ballots
+
+    def _log_damage(self, topic: str, error: BlockError) -> None:
+        held_back = self._log_limit.admit(("damage", topic), self._clock.monotonic())
+        if held_back is not None:
+            log_event(logger, logging.ERROR, "ballot_damaged", topic=topic, cause=error,
+                      suppressed=held_back)
 
     def _flush(self, now: float) -> None:
         ballots = self._ballots()
@@ -341,8 +364,7 @@ class Coordinator:
             return
         for topic in decision.included:
             self._slots[topic].set_order(Order.FOREIGN_RECORD, decision.foreign_record)
-            self._slots[topic].set_order(Order.INCLUDED_RECORD, decision.number)
-            self._slots[topic].set_order(Order.INCLUDED_CYCLE, self._cycle_id)
+            self._slots[topic].include(self._cycle_id, decision.number)
         self.members = protocol.after_decision(
             self.members, decision.included, decision.number)
         self._block.set(Header.LAST_RECORD, decision.number)

@@ -108,6 +108,7 @@ class Fleet:
         self._berths = {
             topic: Berth(topic, index, slots[topic]) for index, topic in enumerate(slots)}
         self._recoveries: dict[str, Child] = {}
+        self._recoveries_at = 0.0
 
     def waitables(self) -> list[Any]:
         """Connections and descriptors whose readiness means that something happened."""
@@ -144,26 +145,27 @@ class Fleet:
             args=(entry.Assignment(self._config, berth.topic, berth.index, incarnation,
                                    self._block_path), writer))
         try:
-            process.start()
-        except OSError as error:
+            pidfd = _start(process)
+        except (OSError, EOFError) as error:
             reader.close()
             self._not_born(berth, error, now)
             return
         finally:
             writer.close()
         slot.set_order(Order.PID, process.pid)
-        berth.child = Child(process, _pidfd(process.pid), reader, now,
-                            slot.report(Report.COMMITS))
+        berth.child = Child(process, pidfd, reader, now, slot.report(Report.COMMITS))
         log_event(logger, logging.INFO, "worker_spawned", topic=berth.topic, worker=process.pid,
                   incarnation=incarnation)
 
-    def _not_born(self, berth: Berth, error: OSError, now: float) -> None:
-        """The host gives no process or descriptor: try again later, as after a death."""
+    def _not_born(self, berth: Berth, error: OSError | EOFError, now: float) -> None:
+        """The host gives no process or descriptor: try again later, as after a death.
+
+        Where it refuses the forkserver's fork, the forkserver ends, and we see the end of a file.
+        """
         fate = after_death(berth.history, WorkerExit.FAILED, made_progress=False)
         berth.history = fate.history
         berth.respawn_at = now + max(SPAWN_RETRY_S, fate.delay_s or 0.0)
-        log_event(logger, logging.ERROR, "worker_not_spawned", topic=berth.topic, cause=error,
-                  what_to_do="Check the limits on processes and open files (TasksMax, NOFILE).")
+        _log_not_spawned(berth.topic, error)
 
     def reap(self, now: float) -> list[Death]:
         """Bury the dead and settle when each comes back."""
@@ -208,14 +210,19 @@ class Fleet:
             elif now - child.aborted_at >= ABORT_GRACE_S:
                 child.send(signal.SIGKILL)
 
-    def start_recoveries(self, topics: frozenset[str]) -> None:
+    def start_recoveries(self, topics: frozenset[str], now: float) -> None:
         """Roll forward topics that undone records name and that are configured no more."""
+        if now < self._recoveries_at:
+            return
         for topic in topics - self._recoveries.keys():
             process = self._context.Process(
                 target=entry.recover, name=f"recover-{topic}", daemon=True,
                 args=(self._config, topic))
-            process.start()
-            self._recoveries[topic] = Child(process, _pidfd(process.pid))
+            try:
+                self._recoveries[topic] = Child(process, _start(process))
+            except (OSError, EOFError) as error:
+                self._recoveries_at = now + SPAWN_RETRY_S
+                _log_not_spawned(topic, error)
 
     def reap_recoveries(self) -> list[str]:
         """Topics that have been rolled forward; failed ones are started again by the caller."""
@@ -265,8 +272,22 @@ def _log_end(topic: str, exit_code: int, fate: Respawn) -> None:
               deaths_without_progress=fate.history.deaths, respawn_in_s=fate.delay_s)
 
 
-def _pidfd(pid: int) -> int | None:
+def _log_not_spawned(topic: str, error: OSError | EOFError) -> None:
+    log_event(logger, logging.ERROR, "worker_not_spawned", topic=topic,
+              cause=error if str(error) else type(error).__name__,
+              what_to_do="Check the limits on processes and open files (TasksMax, NOFILE).")
+
+
+def _start(process: Any) -> int | None:
+    """Start a process and give its pidfd, None when it has ended already.
+
+    Raises OSError or EOFError when the host refuses either; no process is left then.
+    """
+    process.start()
     try:
-        return os.pidfd_open(pid)
+        return os.pidfd_open(process.pid)
     except ProcessLookupError:
         return None
+    except OSError:
+        process.kill()
+        raise

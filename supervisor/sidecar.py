@@ -50,10 +50,20 @@ class Sidecar:
             if now - self._born_at >= STEADY_S:
                 self._backoff = self._backoff.reset()
             self._close()
-            self._start_at = now + self._backoff.delay_s()
-            self._backoff = self._backoff.failed()
+            self._wait_longer(now)
         if self._process is None and now >= self._start_at:
-            self._start(now)
+            try:
+                self._start(now)
+            except OSError as error:
+                log_event(logger, logging.ERROR, "sidecar_not_started", cause=error,
+                          what_to_do="Check the limits on processes and open files "
+                                     "(TasksMax, NOFILE).")
+                self.stop()
+                self._wait_longer(now)
+
+    def _wait_longer(self, now: float) -> None:
+        self._start_at = now + self._backoff.delay_s()
+        self._backoff = self._backoff.failed()
 
     def _start(self, now: float) -> None:
         environment = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}

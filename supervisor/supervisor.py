@@ -146,7 +146,7 @@ class Supervisor:
             return
         for topic in self._fleet.reap_recoveries():
             self._coordinator.foreign_recovered(topic)
-        self._fleet.start_recoveries(self._coordinator.foreign_topics)
+        self._fleet.start_recoveries(self._coordinator.foreign_topics, now)
         for topic in self._fleet.spawn_due(now, self._coordinator.may_respawn):
             self._coordinator.worker_born(topic)
 
@@ -190,7 +190,7 @@ class Supervisor:
         now = self._clock.monotonic()
         if self._stop_at is None:
             self._stop_at = now + self._config.cycle.stop_deadline_seconds
-        self._block.set_phase(self._block.phase()[0], _terminal(self._coordinator.phase))
+        self._block.set_phase(self._coordinator.cycle_id, _terminal(self._coordinator.phase))
         while self._fleet.alive and self._clock.monotonic() < self._stop_at:
             wait(self._fleet.waitables(), SHUT_DOWN_TICK_S)
             self._fleet.drain_wakes()

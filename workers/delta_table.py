@@ -18,7 +18,9 @@ from deltalake import Schema as DeltaSchema
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction
 
-from shared.errors import CommitConflict, StorageUnavailable, TableMismatch, TableVanished
+from shared.errors import (
+    CommitConflict, StorageUnavailable, TableMismatch, TableUnavailable, TableVanished,
+)
 from shared.object_store import brief
 from shared.records import DataFile
 from workers.schemas import PARTITION_COLUMN
@@ -51,7 +53,10 @@ class Table(Protocol):
         """
 
     def refresh(self) -> None:
-        """Take the newest snapshot.  Raises `StorageUnavailable` or `TableVanished`."""
+        """Take the newest snapshot.
+
+        Raises `StorageUnavailable`, `TableUnavailable` or `TableVanished`.
+        """
 
 
 class TableStore(Protocol):
@@ -133,8 +138,10 @@ class DeltaSnapshot:
             return DeltaTable(self._uri, storage_options=self._options)
         except TableNotFoundError as error:
             raise TableVanished(f"there is no table at {self._uri}") from error
-        except (DeltaError, OSError) as error:
+        except OSError as error:
             raise StorageUnavailable("open table", self._uri, brief(error)) from error
+        except DeltaError as error:
+            raise TableUnavailable(f"table {self._uri} cannot be opened: {brief(error)}") from error
 
     def describe(self) -> tuple[dict[str, tuple[Any, bool]], list[str]]:
         """Name -> (type, nullable) of the columns, and the partition columns."""
@@ -150,8 +157,11 @@ class DeltaSnapshot:
         if app_id not in self._txns:
             try:
                 self._txns[app_id] = self._table.transaction_version(app_id)
-            except (DeltaError, OSError) as error:
+            except OSError as error:
                 raise StorageUnavailable("read positions", self._uri, brief(error)) from error
+            except DeltaError as error:
+                raise TableUnavailable(
+                    f"positions of {self._uri} cannot be read: {brief(error)}") from error
         return self._txns[app_id]
 
     def commit(

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from shared.errors import (
-    CommitConflict, MissingFile, RecoverableError, StorageUnavailable, TableVanished, TornRecord,
+    CommitConflict, MissingFile, RecoverableError, StorageUnavailable, TableUnavailable,
+    TableVanished, TornRecord,
 )
 from shared.naming import (
     birth_certificate, bronze_table, dlq_table, position_app_id, topic_id_app_id,
@@ -26,6 +27,18 @@ from workers.schemas import BRONZE_FILE, DLQ_FILE, table_schema
 
 COMMIT_ATTEMPTS_MAX = 10
 """Commits refused in a row before we give up for now: ten other writers won in between."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Role:
+    """What tells the bronze table and the dead letter table apart when a manifest is committed."""
+
+    schema: pa.Schema
+    judge: Callable[[Iterable[Span], Mapping[int, int | None]], Tiling]
+
+
+_ROLES = {BRONZE: _Role(table_schema(BRONZE_FILE), judge_tiling),
+          DLQ: _Role(table_schema(DLQ_FILE), judge_dead_letters)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +68,11 @@ class TopicTables:
 
         Raises `TableMismatch`, `TableVanished` (it was there once) or `StorageUnavailable`.
         """
-        self._bronze = self._ensure_one(bronze_table(self._topic), BRONZE_FILE)
+        self._bronze = self._ensure_one(bronze_table(self._topic), _ROLES[BRONZE].schema)
         if self._dlq_enabled:
-            self._dlq = self._ensure_one(dlq_table(self._topic), DLQ_FILE)
+            self._dlq = self._ensure_one(dlq_table(self._topic), _ROLES[DLQ].schema)
 
-    def _ensure_one(self, folder: str, file_schema: pa.Schema) -> Table:
-        schema = table_schema(file_schema)
+    def _ensure_one(self, folder: str, schema: pa.Schema) -> Table:
         table = self._tables.open(folder)
         certificate = birth_certificate(folder)
         if table is None:
@@ -98,23 +110,23 @@ class TopicTables:
         """Bring record `number`'s manifest into the tables, if it is not there yet.
 
         The DLQ first: once the bronze table holds a range, all of the range has landed.
-        Raises `TornRecord`, `MissingFile`, `TableVanished`, `StorageUnavailable`.
+        Raises `TornRecord`, `MissingFile`, `TableMismatch`, `TableVanished`, or a
+        `RecoverableError` after which it may be called again.
         """
         dlq_version = None
         if manifest.dead_letter_spans:
             if self._dlq is None:
                 self._dlq = self._must_open(dlq_table(self._topic))
-            self._commit(self._dlq, dlq_table(self._topic), judge_dead_letters,
+            self._commit(self._dlq, dlq_table(self._topic), _ROLES[DLQ],
                          manifest.dead_letter_spans, manifest.files_of(DLQ), number)
             dlq_version = self._dlq.version
-        self._commit(self.bronze, bronze_table(self._topic), judge_tiling,
+        self._commit(self.bronze, bronze_table(self._topic), _ROLES[BRONZE],
                      manifest.spans, manifest.files_of(BRONZE), number)
         return Versions(self.bronze.version, dlq_version)
 
     def _commit(
-        self, table: Table, folder: str,
-        judge: Callable[[Iterable[Span], Mapping[int, int | None]], Tiling],
-        spans: tuple[Span, ...], files: tuple[DataFile, ...], number: int,
+        self, table: Table, folder: str, role: _Role, spans: tuple[Span, ...],
+        files: tuple[DataFile, ...], number: int,
     ) -> None:
         failed: StorageUnavailable | None = None
         refused: CommitConflict | None = None
@@ -122,7 +134,7 @@ class TopicTables:
         for _ in range(COMMIT_ATTEMPTS_MAX):
             found = {span.partition: table.txn_version(self._app_id(span.partition))
                      for span in spans}
-            tiling = judge(spans, found)
+            tiling = role.judge(spans, found)
             if tiling is Tiling.DONE:
                 return
             if tiling is Tiling.TORN and not fresh:
@@ -153,8 +165,11 @@ class TopicTables:
                 return
             table.refresh()
             fresh = True
-        raise StorageUnavailable(
-            "commit", folder, f"refused {COMMIT_ATTEMPTS_MAX} times: {refused}")
+            if refused is not None:
+                # What another writer committed may be columns that our rows do not fit.
+                self._tables.check(folder, table, role.schema)
+        raise TableUnavailable(
+            f"table {folder}: a commit was refused {COMMIT_ATTEMPTS_MAX} times: {refused}")
 
     def _check_files(self, folder: str, files: tuple[DataFile, ...], number: int) -> None:
         for file in files:
@@ -186,6 +201,7 @@ class TopicTables:
 
         Otherwise the start could be resolved differently later, and what lay between were lost.
         """
+        last: RecoverableError | None = None
         for _ in range(COMMIT_ATTEMPTS_MAX):
             held = self.positions(starts)
             missing = {p: start for p, start in starts.items() if held[p] is None}
@@ -196,6 +212,12 @@ class TopicTables:
             try:
                 self.bronze.commit((), txns, {"begin": True})
             except (CommitConflict, StorageUnavailable) as error:
+                last = error
                 self._on_doubt(error)
                 self.bronze.refresh()
-        raise StorageUnavailable("begin", bronze_table(self._topic), "refused too often")
+                self._tables.check(
+                    bronze_table(self._topic), self.bronze, _ROLES[BRONZE].schema)
+        if isinstance(last, StorageUnavailable):
+            raise last
+        raise TableUnavailable(f"table {bronze_table(self._topic)}: a commit without rows was "
+                               f"refused {COMMIT_ATTEMPTS_MAX} times: {last}")

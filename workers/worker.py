@@ -213,7 +213,6 @@ class Worker:
         self._p.source.subscribe(self._on_assign, self._on_revoke)
         self._started = True
         self._publish_versions()
-        self._slot.set_report(Report.DONE_RECORD, done_through)
         self._reporter.clear_error()
         log_event(logger, logging.INFO, "worker_started", topic=self._p.topic,
                   incarnation=self._p.incarnation, done_record=done_through,
@@ -229,7 +228,13 @@ class Worker:
                     self._reporter.beat()
                     self._p.tables.roll_forward(number, manifest)
         self._rolled_through = tail.next_number - 1
+        self._report_done(self._rolled_through)
         return self._rolled_through
+
+    def _report_done(self, number: int) -> None:
+        """Every record up to `number` that names the topic is in its tables; stays true."""
+        self._slot.set_report(
+            Report.DONE_RECORD, max(number, self._slot.report(Report.DONE_RECORD)))
 
     def _begin(self, partitions: Iterable[int]) -> dict[int, int]:
         """Partition -> where to read on; a partition without a position gets one, for good."""
@@ -291,13 +296,14 @@ class Worker:
         if self._out is None:
             return
         cycle_id, phase = self._p.block.phase()
-        included = self._slot.order(Order.INCLUDED_CYCLE)
+        record = self._slot.included_record(self._out.cycle_id)
+        included = self._out.cycle_id if record is not None else 0
         fate = outcome(self._out.cycle_id, phase, cycle_id, included)
         if fate is Outcome.WAIT:
             return
         out, self._out = self._out, None
-        if fate is Outcome.COMMIT:
-            self._owed = Owed(self._slot.order(Order.INCLUDED_RECORD), out.manifest)
+        if record is not None:
+            self._owed = Owed(record, out.manifest)
         elif out.orphaned or self._slot.order(Order.RESET_CYCLE) == out.cycle_id:
             self._restart = Restart.EVERYTHING
         else:
@@ -324,7 +330,7 @@ class Worker:
         self._slot.histograms[Histogram.COMMIT].observe(self._clock.monotonic() - now)
         self._reporter.committed(owed.manifest)
         self._publish_versions()
-        self._slot.set_report(Report.DONE_RECORD, owed.number)
+        self._report_done(owed.number)
         self._reporter.clear_error()
         self._p.wake_supervisor()
         self._tell_offsets(wait=False)

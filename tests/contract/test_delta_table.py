@@ -11,7 +11,9 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from shared.errors import CommitConflict, StorageUnavailable, TableMismatch, TableVanished
+from shared.errors import (
+    CommitConflict, StorageUnavailable, TableMismatch, TableUnavailable, TableVanished,
+)
 from shared.records import BRONZE, DataFile
 from tests.fakes.config import make_config
 from tests.fakes.tables import MemoryTables
@@ -180,3 +182,18 @@ def test_existing_table_is_held_to_our_columns(
     else:
         with pytest.raises(TableMismatch, match=fault):
             folder_lake.check(FOLDER, table, SCHEMA)
+
+
+def test_a_damaged_log_is_told_apart_from_a_store_that_is_away(
+    folder_lake: DeltaStore, tmp_path: Path
+) -> None:
+    """The person on call must look at the table, not at the network."""
+    table = folder_lake.create(FOLDER, SCHEMA)
+    hint = tmp_path / FOLDER / "_delta_log" / "_last_checkpoint"
+    hint.write_text('{"version": 99, "size": 3}')
+    with pytest.raises(TableUnavailable, match="Invalid Checkpoint"):
+        folder_lake.open(FOLDER)
+    with pytest.raises(TableUnavailable, match="Invalid Checkpoint"):
+        table.refresh()
+    hint.unlink()
+    table.refresh()

@@ -119,8 +119,7 @@ class WorkerRig:
 
     def tell(self, number: int) -> None:
         """Tell the worker that it is included in record `number`."""
-        self.slot.set_order(Order.INCLUDED_RECORD, number)
-        self.slot.set_order(Order.INCLUDED_CYCLE, self.cycle_id)
+        self.slot.include(self.cycle_id, number)
         self.block.set_phase(self.cycle_id, Phase.COMMITTING)
 
     def decide(self) -> int:

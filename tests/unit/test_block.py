@@ -266,6 +266,38 @@ def test_a_text_with_an_impossible_length_is_not_read(
     assert block.slot(0).error.read() is None
 
 
+def test_an_inclusion_is_told_to_the_vote_it_belongs_to(block: Block) -> None:
+    """A worker asks for the cycle it voted on; of another one it is told nothing."""
+    slot = block.slot(0)
+    assert slot.included_record(7) is None
+    slot.include(7, 12)
+    assert (slot.included_record(7), slot.included_record(8)) == (12, None)
+
+
+@pytest.mark.parametrize("bit", range(8))
+@pytest.mark.parametrize("word", [Order.INCLUDED_CYCLE, Order.INCLUDED_RECORD,
+                                  Order.INCLUDED_CHECK])
+def test_one_damaged_word_never_tells_an_inclusion(block: Block, word: Order, bit: int) -> None:
+    """Cycle 6 is one bit from cycle 7: a worker would commit what nobody decided."""
+    slot = block.slot(0)
+    slot.include(7, 12)
+    slot.set_order(word, slot.order(word) ^ 1 << bit)
+    for cycle_id in {7, slot.order(Order.INCLUDED_CYCLE)}:
+        try:
+            assert slot.included_record(cycle_id) is None
+        except BlockError as error:
+            assert "damaged" in str(error)
+
+
+def test_phases_and_votes_that_do_not_exist_are_named(block: Block) -> None:
+    """A traceback would not say where to look."""
+    block.set(Header.PHASE, layout.pack(7, 99))
+    block.slot(0).set_report(Report.BALLOT, layout.pack(7, 99))
+    for ask in (block.phase, block.slot(0).ballot):
+        with pytest.raises(BlockError, match="damaged.*99"):
+            ask()
+
+
 WRITER = """
 import sys, time
 from pathlib import Path

@@ -14,7 +14,7 @@ from shared.errors import Fenced, LogOvertaken, StorageUnavailable
 from shared.layout import Header, Order, Report
 from shared.protocol import Ballot, Phase, Standing, Vote
 from shared.records import Manifest, Range, encode
-from supervisor.coordinator import Coordinator, Timing
+from supervisor.coordinator import WATCH_INTERVAL_S, Coordinator, Timing
 from supervisor.decider import Decision, Proposal
 from tests.fakes.clock import FakeClock
 
@@ -33,7 +33,7 @@ class FakeDecider:
         self.drop: frozenset[str] = frozenset()
         self.number = 0
         self.recovered_topics: list[str] = []
-        self.looked = 0
+        self.looked = self.trimmed = 0
 
     def _meet_trouble(self) -> None:
         if self.trouble:
@@ -62,6 +62,7 @@ class FakeDecider:
 
     def trim(self) -> int:
         """Nothing to trim."""
+        self.trimmed += 1
         return 0
 
     def recovered(self, topic: str) -> None:
@@ -497,3 +498,37 @@ def test_a_service_overtaken_while_frozen_halts(stage: Stage) -> None:
     assert stage.turn() is Phase.HALTED
     assert isinstance(stage.coordinator.halted_by, LogOvertaken)
     assert stage.turn(3) is Phase.HALTED
+
+
+def test_a_damaged_vote_is_no_vote_and_ends_nothing(stage: Stage) -> None:
+    """The worker writes its next one over it."""
+    stage.consuming()
+    stage.flushing()
+    stage.slots["a"].set_report(Report.BALLOT, 99)
+    stage.vote("b", Vote.EMPTY)
+    assert stage.turn() is Phase.FLUSHING
+    stage.clock.advance(CYCLE_DEADLINE_S)
+    assert stage.turn() is Phase.ABORTING
+
+
+def test_the_log_is_watched_and_trimmed_though_every_cycle_takes_as_long_as_the_interval(
+    stage: Stage
+) -> None:
+    """A busy service that is fenced must notice, and its log must not grow for ever."""
+    stage.consuming()
+    for _ in range(20):
+        stage.clock.advance(INTERVAL_S)
+        assert stage.turn() is Phase.FLUSHING
+        stage.clock.advance(INTERVAL_S)
+        assert stage.votes(a=Vote.EMPTY, b=Vote.EMPTY) is Phase.CONSUMING
+    assert stage.decider.looked >= 20 * 2 * INTERVAL_S / WATCH_INTERVAL_S / 2
+    assert stage.decider.trimmed >= 2
+
+
+def test_a_suspicion_of_being_fenced_is_looked_into_at_once(stage: Stage) -> None:
+    """Also while the store makes everything wait."""
+    stage.consuming()
+    looked = stage.decider.looked
+    stage.coordinator.fencing_suspected()
+    stage.turn()
+    assert stage.decider.looked == looked + 1

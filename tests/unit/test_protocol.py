@@ -133,6 +133,17 @@ def test_isolated_topic_is_not_waited_for_and_is_named() -> None:
     assert (flush.verdict, flush.excluded) == (Verdict.DECIDE, {"b": "isolated"})
 
 
+def test_where_all_are_isolated_a_cycle_waits_for_those_who_can_still_vote() -> None:
+    """After an outage that isolated everybody, a cycle that waits for nobody lets nobody back."""
+    members = {topic: Member(isolated=True) for topic in TOPICS}
+    ballots = {"a": Ballot(CYCLE, Vote.FAILED), "b": Ballot(CYCLE, Vote.PREPARED)}
+    assert judge_flush(members, ballots, {"c"}, CYCLE, False).verdict is Verdict.WAIT
+    late = judge_flush(members, ballots, {"c"}, CYCLE, True)
+    assert (late.verdict, late.included) == (Verdict.DECIDE, ("b",))
+    members["d"] = Member(stopped=True)
+    assert judge_flush(members, ballots, {"c"}, CYCLE, False).verdict is Verdict.DECIDE
+
+
 @given(st.integers(1, 6))
 def test_topic_is_isolated_after_exactly_that_many_failures(limit: int) -> None:
     """One fewer would punish a hiccup, one more would hold the others longer than promised."""

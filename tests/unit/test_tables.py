@@ -6,7 +6,7 @@ import pytest
 
 from shared.errors import (
     CommitConflict, MissingFile, RecoverableError, StorageUnavailable, TableMismatch,
-    TableVanished, TornRecord,
+    TableUnavailable, TableVanished, TornRecord,
 )
 from shared.naming import birth_certificate, position_app_id, topic_id_app_id
 from shared.records import BRONZE, DLQ, DataFile, Manifest, Range
@@ -220,11 +220,31 @@ def test_files_of_a_done_record_are_not_looked_for(lake: Lake) -> None:
     lake.tables.roll_forward(7, manifest)
 
 
+@pytest.mark.parametrize("table", [BRONZE, DLQ])
+def test_a_schema_changed_by_another_writer_is_noticed_before_our_commit(
+    lake: Lake, table: str
+) -> None:
+    """The start's check is long past by then, and nothing else compares files with columns."""
+    other = table_schema({BRONZE: DLQ_FILE, DLQ: BRONZE_FILE}[table])
+
+    def change() -> None:
+        state = lake.state(table)
+        state.schema = other
+        state.append({})
+
+    manifest = lake.manifest(Range(0, 10, 20, 9, 1), files=BOTH)
+    lake.twins.faults.once_before("commit", FOLDERS[table], change)
+    with pytest.raises(TableMismatch, match=FOLDERS[table]):
+        lake.tables.roll_forward(7, manifest)
+    assert lake.state(table).paths == []
+    assert lake.state(BRONZE).txns()[app(0)] == 10
+
+
 def test_commit_attempts_are_bounded(lake: Lake) -> None:
     """A table that refuses for ever must not hold the worker's heartbeat."""
     conflict = CommitConflict("always")
     fault = lake.twins.faults.order("commit", FOLDERS[BRONZE], times=FOREVER, error=conflict)
-    with pytest.raises(StorageUnavailable, match=f"refused {COMMIT_ATTEMPTS_MAX} times: always"):
+    with pytest.raises(TableUnavailable, match=f"refused {COMMIT_ATTEMPTS_MAX} times: always"):
         lake.tables.roll_forward(7, lake.manifest())
     assert fault.fired == COMMIT_ATTEMPTS_MAX == len(lake.doubts)
 

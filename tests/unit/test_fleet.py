@@ -1,0 +1,120 @@
+"""A host that refuses processes or descriptors costs a wait, never the supervisor."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.block import Block
+from supervisor.fleet import SPAWN_RETRY_S, Fleet
+from supervisor.sidecar import Sidecar
+from tests.fakes.clock import FakeClock
+from tests.fakes.config import make_config
+
+REFUSALS = [OSError(11, "Resource temporarily unavailable"), EOFError()]
+
+
+class RefusedProcess:
+    """A process that the host does not give."""
+
+    pid = None
+    refusal: Exception = EOFError()
+
+    def __init__(self, **facts: Any) -> None:
+        """Take whatever a process takes."""
+
+    def start(self) -> None:
+        """Be refused."""
+        raise self.refusal
+
+
+class BornProcess(RefusedProcess):
+    """A process that runs, as far as its parent can tell."""
+
+    killed = 0
+
+    def start(self) -> None:
+        """Run."""
+        self.pid = os.getpid()  # type: ignore[assignment]
+
+    def kill(self) -> None:
+        """Be killed."""
+        type(self).killed += 1
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Fleet:
+    """Give a fleet of one topic."""
+    block = Block.create(tmp_path / "block", 1, b"{}")
+    return Fleet(make_config(), str(tmp_path / "block"), {"orders": block.slot(0)}, FakeClock())
+
+
+def use(monkeypatch: pytest.MonkeyPatch, fleet: Fleet, process: type[RefusedProcess]) -> None:
+    """Let the fleet make such processes."""
+    monkeypatch.setattr(fleet._context, "Process", process)
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_a_refused_worker_is_tried_again_later(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, refusal: Exception
+) -> None:
+    """The forkserver that may not fork ends, and its parent reads the end of a file."""
+    use(monkeypatch, fleet, RefusedProcess)
+    monkeypatch.setattr(RefusedProcess, "refusal", refusal)
+    assert fleet.spawn_due(0.0, lambda topic: True) == []
+    assert fleet.alive == 0
+    use(monkeypatch, fleet, BornProcess)
+    assert fleet.spawn_due(SPAWN_RETRY_S / 2, lambda topic: True) == []
+    assert fleet.spawn_due(SPAWN_RETRY_S * 2, lambda topic: True) == ["orders"]
+    assert fleet.alive == 1
+
+
+def test_a_worker_without_a_descriptor_to_watch_it_is_killed_and_tried_again(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody would notice its end."""
+    def refuse(pid: int) -> int:
+        raise OSError(24, "Too many open files")
+
+    use(monkeypatch, fleet, BornProcess)
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    before = BornProcess.killed
+    assert fleet.spawn_due(0.0, lambda topic: True) == []
+    assert (fleet.alive, BornProcess.killed) == (0, before + 1)
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_a_refused_recovery_is_tried_again_later(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, refusal: Exception
+) -> None:
+    """A topic that is configured no more must not end the others."""
+    use(monkeypatch, fleet, RefusedProcess)
+    monkeypatch.setattr(RefusedProcess, "refusal", refusal)
+    fleet.start_recoveries(frozenset({"gone"}), 0.0)
+    assert fleet.alive == 0
+    use(monkeypatch, fleet, BornProcess)
+    fleet.start_recoveries(frozenset({"gone"}), SPAWN_RETRY_S / 2)
+    assert fleet.alive == 0
+    fleet.start_recoveries(frozenset({"gone"}), SPAWN_RETRY_S)
+    assert fleet.alive == 1
+
+
+def test_a_refused_sidecar_is_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ingestion never depends on the page."""
+    tries = []
+
+    def refuse(*arguments: Any, **settings: Any) -> None:
+        tries.append(arguments)
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("subprocess.Popen", refuse)
+    sidecar = Sidecar(make_config(), "/nowhere", 0)
+    for turn in range(100):
+        sidecar.tend(turn * 0.001)
+    assert len(tries) == 2, "the first death costs no wait, the second does"
+    sidecar.tend(1000.0)
+    assert len(tries) == 3
+    assert sidecar.waitables() == []
