@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from tests.simulation.gate import Mode
-from tests.simulation.schedules import SMALL, of_seed, pairs, singles
+from tests.simulation.schedules import SMALL, TWO, of_seed, pairs, singles
 from tests.simulation.tally import run_all
 from tests.simulation.world import Schedule, World
 
@@ -25,18 +25,21 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="replay the random schedule of this seed")
     parser.add_argument("--fault", type=fault, action="append", default=[],
                         help="NUMBER:MODE; of the small script, or instead of the seed's own")
+    parser.add_argument("--two", action="store_true",
+                        help="the script of two instances instead of the small one")
     parser.add_argument("--singles", action="store_true", help="all single faults")
     parser.add_argument("--pairs", action="store_true", help="all pairs of faults; an hour")
     parser.add_argument("--seeds", type=int, metavar="COUNT", help="random schedules")
     parser.add_argument("--first", type=int, default=0, help="the first of these seeds")
     given = parser.parse_args()
+    script = TWO if given.two else SMALL
     if given.singles:
-        return _many(singles(SMALL))
+        return _many(singles(script))
     if given.pairs:
-        return _many(pairs(SMALL))
+        return _many(pairs(script))
     if given.seeds is not None:
         return _many(of_seed(given.first + number) for number in range(given.seeds))
-    schedule = SMALL if given.seed is None else of_seed(given.seed)
+    schedule = script if given.seed is None else of_seed(given.seed)
     return _one(replace(schedule, faults=tuple(given.fault)) if given.fault else schedule)
 
 

@@ -33,6 +33,8 @@ class Mode(StrEnum):
     """It took effect; its process waits for the store's time-out, then gets an error."""
     LATE = "late"
     """The same, and the cycle's deadline passes meanwhile."""
+    SLOW = "slow"
+    """It is under way for a while, and others are faster; then all is well."""
     LAND_LATE = "land_late"
     """Its process dies; the request is under way and takes effect seconds later."""
     FREEZE = "freeze"
@@ -45,7 +47,7 @@ CORE_MODES = (Mode.CRASH_BEFORE, Mode.CRASH_AFTER, Mode.ERROR_BEFORE, Mode.ERROR
               Mode.TIMEOUT)
 ALL_MODES = tuple(Mode)
 WITH_ERROR = frozenset({Mode.ERROR_AFTER, Mode.TIMEOUT, Mode.LATE})
-WAIT_S = {Mode.TIMEOUT: 3.0, Mode.LATE: 9.0, Mode.LAND_LATE: 5.0, Mode.FREEZE: 12.0}
+WAIT_S = {Mode.SLOW: 2.0, Mode.TIMEOUT: 3.0, Mode.LATE: 9.0, Mode.LAND_LATE: 5.0, Mode.FREEZE: 12.0}
 """How long the others go on meanwhile; the cycle's deadline in a world is 6 seconds."""
 READING = "read positions"
 WATCHED = frozenset({"put", "commit", "create table", "delete"})
@@ -191,6 +193,9 @@ class Passage:
         elif mode is Mode.ERROR_BEFORE:
             hub.fired[self.gate.kind, mode] += 1
             raise self.gate.error(self.operation, self.path)
+        elif mode is Mode.SLOW:
+            hub.fired[self.gate.kind, mode] += 1
+            hub.world.pass_time(WAIT_S[mode])
         elif mode is Mode.LAND_LATE:
             hub.fired[self.gate.kind, mode] += 1
             self.actor.kill(-9)

@@ -18,14 +18,20 @@ SMALL = Schedule(
     events=(Event(0, "produce", ("t0", "vj")), Event(0, "produce", ("t1", "vc")),
             Event(7, "produce", ("t0", "v")), Event(7, "produce", ("t1", "vu"))))
 """Two topics, a malformed message in each, a control record, a start and two cycles."""
+TWO = Schedule(
+    partitions=(2,), turns=14, reads=True,
+    events=(Event(0, "start", ("1",)), Event(0, "produce", ("t0", "vjv")),
+            Event(7, "produce", ("t0", "vuv"))))
+"""Two instances on one topic, started together: one log, one group, a partition each."""
 ANYWHERE = tuple(mode for mode in ALL_MODES if mode is not Mode.CONFLICT_AFTER)
 
 
 def replay(schedule: Schedule) -> str:
     """The command that runs exactly this schedule and prints its steps."""
-    if schedule.events == SMALL.events:
-        faults = " ".join(f"--fault {number}:{mode}" for number, mode in schedule.faults)
-        return f"python -m tests.simulation {faults}".rstrip()
+    if schedule.events in (SMALL.events, TWO.events):
+        script = "--two" if schedule.events == TWO.events else ""
+        faults = [f"--fault {number}:{mode}" for number, mode in schedule.faults]
+        return " ".join(filter(None, ["python -m tests.simulation", script, *faults]))
     return f"python -m tests.simulation --seed {schedule.seed}"
 
 

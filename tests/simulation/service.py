@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from shared import layout
 from shared.block import Block, Slot
 from shared.config import Config, GapPolicy
-from shared.errors import Fenced, IngestError, LogDamaged, TopicStopped
+from shared.errors import BlockError, Fenced, IngestError, TopicStopped
 from shared.exit_codes import ExitCode, WorkerExit
 from shared.layout import Header, Order, Report
 from shared.protocol import TERMINAL, Phase
@@ -106,6 +106,8 @@ class WorkerProcess:
                 self.kill(code)
         except Crash:
             pass
+        except BlockError as error:
+            raise Violation(f"{self.name}: {error}") from error
         except (AssignmentFailed, IngestError):
             self.kill(WorkerExit.FAILED)
         finally:
@@ -363,10 +365,6 @@ class Service:
             return ExitCode.FENCED
         if coordinator.unavailable:
             return ExitCode.UNAVAILABLE
-        if isinstance(coordinator.halted_by, LogDamaged) and self.world.schedule.trims_early:
-            # Frozen between listing and reading while others trimmed: where the newest thousand
-            # records are kept, that takes hours.
-            return ExitCode.INTERNAL
         if getattr(coordinator.halted_by, "restart_helps", True):
             return ExitCode.INTERNAL
         raise Violation(f"service {self.name} halted: {coordinator.halted_by}")

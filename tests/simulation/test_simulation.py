@@ -9,7 +9,7 @@ import pytest
 
 from tests.rig.evidence import Evidence
 from tests.simulation.gate import ALL_MODES
-from tests.simulation.schedules import SMALL, of_seed, pairs, singles, some_pairs
+from tests.simulation.schedules import SMALL, TWO, of_seed, pairs, singles, some_pairs
 from tests.simulation.tally import Tally, run_all
 from tests.simulation.world import Schedule, World
 
@@ -39,6 +39,14 @@ def test_every_single_fault_heals(evidence: Evidence, capsys: pytest.CaptureFixt
     """Every mode at every request of a start and two cycles."""
     tally = run(singles(SMALL), 900, evidence, capsys)
     assert {mode for _, mode in tally.fired} == set(ALL_MODES)
+
+
+@pytest.mark.fault(*ROWS)
+def test_every_single_fault_heals_with_two_instances(
+    evidence: Evidence, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They share a log, a group and a table, and meet at each of them."""
+    run(singles(TWO), 900, evidence, capsys)
 
 
 @pytest.mark.fault(*ROWS)

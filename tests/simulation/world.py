@@ -81,11 +81,6 @@ class Schedule:
     trim_interval_s: float = 600.0
     watch_interval_s: float = 30.0
 
-    @property
-    def trims_early(self) -> bool:
-        """Whether records go that the service would keep."""
-        return self.records_kept < RECORDS_KEPT_MIN
-
 
 @dataclass(slots=True)
 class Outcome:
