@@ -72,8 +72,7 @@ MUTANTS = (
         "            if size != file.size:\n", "            if False:\n", (TABLES,)),
     Mutant(
         "a table that vanished is made again", "workers/tables.py",
-        "            if self._store.size(certificate) is not None:\n", "            if False:\n",
-        (TABLES,)),
+        "self._store.size(certificate) is", "None is", (TABLES,)),
     Mutant(
         "where reading begins is not committed before the first message", "workers/worker.py",
         "            tables.begin(starts, self._topic_id)\n"
