@@ -7,6 +7,7 @@ before it started; the others stop, change and restart services of their own.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from tests.conftest import TopicNames
 from tests.integration import lakeside as ls
+from tests.rig.evidence import Evidence, Strike
 from tests.rig.lake import bronze_table, dlq_table
 from tests.rig.ledger import Kind, Ledger
 from tests.rig.producer import LoadProducer
@@ -186,7 +188,10 @@ def _write_large(boot: str, topic: str) -> list[bytes]:
 # What the run over everything left in the tables
 
 
-def test_aborted_messages_never_land_and_positions_pass_control_records(mixed: Mixed) -> None:
+@pytest.mark.fault("K14")
+def test_aborted_messages_never_land_and_positions_pass_control_records(
+    mixed: Mixed, evidence: Evidence
+) -> None:
     """A position that stops before a control record would show lag for ever."""
     topic = mixed.topics["txn"]
     found = ls.rows(mixed.lake, topic)
@@ -202,6 +207,8 @@ def test_aborted_messages_never_land_and_positions_pass_control_records(mixed: M
         part["end"] - part["start"] - part.get("rows", 0) - part.get("dead_letters", 0)
         for number in ends for part in ls.ranges(mixed.lake, topic, number))
     assert absent == sum(end for _, end in ends.values()) - len(found) == 21 + 5
+    evidence.struck(Strike.KAFKA, "an aborted transaction", 3)
+    evidence.judged(len(found))
 
 
 def test_group_offsets_reach_behind_control_records(mixed: Mixed) -> None:
@@ -222,24 +229,37 @@ def test_tombstones_and_keys_keep_null_and_empty_apart(mixed: Mixed) -> None:
         (b"gone", None), (None, None), (b"", "1"), (None, "2"), (b"\xff\xfe", "3")]
 
 
-def test_headers_keep_order_duplicates_and_nulls(mixed: Mixed) -> None:
+@pytest.mark.fault("K18")
+def test_headers_keep_order_duplicates_and_nulls(
+    mixed: Mixed, evidence: Evidence
+) -> None:
     """Kafka's headers are a list, not a map."""
     found = {row["_kafka_offset"]: row for row in ls.rows(mixed.lake, mixed.topics["shapes"])}
     assert [(h["key"], h["value"]) for h in found[5]["headers"]] == DUPLICATES
     assert found[6]["headers"] is None
     assert [(h["key"], h["value"]) for h in found[8]["headers"]] == [("after", b"v")]
+    evidence.struck(Strike.KAFKA, "headers with duplicates, nulls and odd names")
+    evidence.judged(3)
 
 
-def test_header_name_that_is_no_text_makes_a_dead_letter(mixed: Mixed) -> None:
+@pytest.mark.fault("K18")
+def test_header_name_that_is_no_text_makes_a_dead_letter(
+    mixed: Mixed, evidence: Evidence
+) -> None:
     """The client cannot decode such a message's headers, which must not stop the topic."""
     topic = mixed.topics["shapes"]
     (dead,) = ls.dead_letters(mixed.lake, topic)
     assert (dead["_kafka_offset"], dead["error_class"]) == (7, "headers")
     assert (dead["key"], dead["value"], dead["_kafka_topic"]) == (b"bad-header", b"6", topic)
     assert 7 not in ls.offsets_of(ls.rows(mixed.lake, topic))
+    evidence.struck(Strike.KAFKA, "a header's name that is no text")
+    evidence.judged(1)
 
 
-def test_timestamps_are_kept_and_impossible_ones_are_null(mixed: Mixed) -> None:
+@pytest.mark.fault("K17")
+def test_timestamps_are_kept_and_impossible_ones_are_null(
+    mixed: Mixed, evidence: Evidence
+) -> None:
     """One message with a time behind year 9999 must not make the table unreadable."""
     found = ls.rows(mixed.lake, mixed.topics["shapes"])[-len(ODD_TIMES):]
     assert [row["value"] for row in found] == ["8"] * len(ODD_TIMES)
@@ -250,19 +270,31 @@ def test_timestamps_are_kept_and_impossible_ones_are_null(mixed: Mixed) -> None:
     assert shown[1] == datetime(1970, 1, 1, 0, 0, 0, 1000, UTC)
     assert shown[2] == datetime(9999, 12, 31, 23, 59, 59, 999000, UTC)
     assert shown[3:] == [None, None]
+    evidence.struck(Strike.KAFKA, "an odd timestamp", len(ODD_TIMES))
+    evidence.judged(len(found))
 
 
-def test_every_compression_is_read(mixed: Mixed) -> None:
+@pytest.mark.fault("K15")
+def test_every_compression_is_read(
+    mixed: Mixed, evidence: Evidence
+) -> None:
     """Each codec is another code path of the client, and other bytes in the broker."""
     found = ls.rows(mixed.lake, mixed.topics["squeezed"])
     wanted = [value.decode() for value in ls.numbered(200)] * len(CODECS)
     assert [row["value"] for row in found] == wanted
+    evidence.struck(Strike.KAFKA, "a change of compression", len(CODECS))
+    evidence.judged(len(found))
 
 
-def test_messages_up_to_the_limit_of_the_topic_land_whole(mixed: Mixed) -> None:
+@pytest.mark.fault("K16")
+def test_messages_up_to_the_limit_of_the_topic_land_whole(
+    mixed: Mixed, evidence: Evidence
+) -> None:
     """A message larger than a fetch or a part must neither block its partition nor be cut."""
     found = ls.rows(mixed.lake, mixed.topics["large"])
     assert [row["value"].encode() for row in found] == mixed.written["large"]
+    evidence.struck(Strike.KAFKA, "a message of 1 MB or more", 3)
+    evidence.judged(len(found))
 
 
 def test_offsets_removed_by_compaction_are_recorded_as_absent(mixed: Mixed) -> None:
@@ -279,21 +311,28 @@ def test_offsets_removed_by_compaction_are_recorded_as_absent(mixed: Mixed) -> N
     assert not any(part.get("lost") for part in parts)
 
 
-def test_new_partitions_are_read_from_their_beginning_within_30_s(mixed: Mixed) -> None:
+@pytest.mark.fault("K7")
+def test_new_partitions_are_read_from_their_beginning_within_30_s(
+    mixed: Mixed, evidence: Evidence
+) -> None:
     """Messages written before anybody noticed the partition must not be passed over."""
     topic = mixed.topics["growing"]
     mixed.kafka.create_partitions(topic, 3)
     for number in (1, 2):
         ls.send(mixed.kafka.bootstrap, topic, ls.numbered(4), number)
+    began = time.monotonic()
     for number in (1, 2):
         ls.wait_for_position(
             mixed.service, mixed.lake, topic, 4, number, timeout_s=NEW_PARTITION_S)
+    evidence.recovered("partitions added", time.monotonic() - began)
     ls.send(mixed.kafka.bootstrap, topic, ls.numbered(1))
     ls.wait_for_position(mixed.service, mixed.lake, topic, 6)
     found = ls.rows(mixed.lake, topic)
     assert [ls.offsets_of(found, n) for n in range(3)] == [
         [0, 1, 2, 3, 4, 5], [0, 1, 2, 3], [0, 1, 2, 3]]
     assert mixed.service.topics()[topic]["partitions"] == 3
+    evidence.struck(Strike.KAFKA, "partitions added", 2)
+    evidence.judged(len(found))
 
 
 def test_nothing_of_all_this_restarted_a_worker(mixed: Mixed) -> None:
@@ -306,8 +345,9 @@ def test_nothing_of_all_this_restarted_a_worker(mixed: Mixed) -> None:
 # Services of their own
 
 
+@pytest.mark.fault("K8")
 def test_gap_policy_stops_one_topic_or_records_the_loss(
-    kafka: KafkaService, topic_names: TopicNames, tmp_path: Path
+    kafka: KafkaService, topic_names: TopicNames, tmp_path: Path, evidence: Evidence
 ) -> None:
     """Retention that overtook us is a loss: by default a person decides, and never silently."""
     lake = ls.folder_lake(tmp_path)
@@ -344,10 +384,13 @@ def test_gap_policy_stops_one_topic_or_records_the_loss(
     lost = [gap for part in ls.ranges(lake, gapped) for gap in part.get("lost", [])]
     assert lost == [{"start": 10, "end": 15, "cause": "retention"}]
     assert ls.offsets_of(ls.rows(lake, other)) == list(range(21))
+    evidence.struck(Strike.KAFKA, "retention that overtook the service")
+    evidence.judged(15 + 21, len(ls.records(lake)))
 
 
+@pytest.mark.fault("K6")
 def test_recreated_and_missing_topics_are_named_and_the_others_go_on(
-    kafka: KafkaService, topic_names: TopicNames, tmp_path: Path
+    kafka: KafkaService, topic_names: TopicNames, tmp_path: Path, evidence: Evidence
 ) -> None:
     """Offsets of a new creation mean other messages; going on would lose or mix them."""
     lake = ls.folder_lake(tmp_path)
@@ -381,6 +424,8 @@ def test_recreated_and_missing_topics_are_named_and_the_others_go_on(
     for topic in (running, stopped):
         assert [row["value"].encode() for row in ls.rows(lake, topic)] == ls.numbered(10)
         assert ls.position(lake, topic) == 10
+    evidence.struck(Strike.KAFKA, "a topic deleted and created again", 2)
+    evidence.judged(10 + 10 + 13 + 3, len(ls.records(lake)))
 
 
 def _recreate(kafka: KafkaService, topic: str, count: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +16,7 @@ from confluent_kafka.admin import (
 
 from tests.conftest import TopicNames
 from tests.integration import lakeside as ls
+from tests.rig.evidence import Evidence, Strike
 from tests.rig.service import Service
 from tests.services import KafkaService, MinioService
 from tests.waiting import wait_until
@@ -78,9 +80,11 @@ def test_messages_arrive_over_a_secured_listener(
     assert ls.offsets_of(ls.rows(lake, topics[0])) == list(range(20))
 
 
+@pytest.mark.fault("K13")
 @pytest.mark.parametrize("way", ["password", "authority"])
 def test_refused_login_is_named_at_a_bounded_rate_and_ends_with_75(
-    managed_kafka: KafkaService, topic_names: TopicNames, tmp_path: Path, way: str
+    managed_kafka: KafkaService, topic_names: TopicNames, tmp_path: Path, way: str,
+    evidence: Evidence,
 ) -> None:
     """A refused login is an outage until somebody acts: no storm of restarts, lines or log-ins."""
     lake = ls.folder_lake(tmp_path)
@@ -120,10 +124,12 @@ def test_refused_login_is_named_at_a_bounded_rate_and_ends_with_75(
         assert service.log_events("dependency_never_came")
         assert service.log_strays() == []
         assert wrong not in service.log_path.read_text()
+    evidence.struck(Strike.KAFKA, f"a refused login ({way}) at the start")
 
 
+@pytest.mark.fault("K13")
 def test_password_mended_at_the_broker_heals_the_service_by_itself(
-    managed_kafka: KafkaService, topic_names: TopicNames, tmp_path: Path
+    managed_kafka: KafkaService, topic_names: TopicNames, tmp_path: Path, evidence: Evidence
 ) -> None:
     """The person on call mends the user, not the service."""
     lake = ls.folder_lake(tmp_path)
@@ -141,9 +147,14 @@ def test_password_mended_at_the_broker_heals_the_service_by_itself(
         for future in admin.alter_user_scram_credentials(
                 [UserScramCredentialUpsertion(user, how, password.encode())]).values():
             future.result(timeout=20)
+        healed = time.monotonic()
         ls.wait_for_position(service, lake, topics[0], 5, timeout_s=40)
+        seconds = time.monotonic() - healed
         service.wait_healthy(20)
         assert service.worker_pids()[topics[0]] == pid
+    evidence.struck(Strike.KAFKA, "a refused login that was mended")
+    evidence.recovered("a refused login that was mended", seconds)
+    evidence.judged(5)
 
 
 def test_secrets_show_nowhere(
