@@ -71,6 +71,10 @@ MUTANTS = (
         "files of a record are committed without a look whether they exist", "workers/tables.py",
         "            if size != file.size:\n", "            if False:\n", (TABLES,)),
     Mutant(
+        "columns are not looked at again when another writer was first", "workers/tables.py",
+        "                self._tables.check(folder, table, role.schema)\n",
+        "                pass\n", (TABLES,)),
+    Mutant(
         "a table that vanished is made again", "workers/tables.py",
         "self._store.size(certificate) is", "None is", (TABLES,)),
     Mutant(
@@ -146,6 +150,14 @@ MUTANTS = (
         "a topic that fails is waited for without end", "shared/protocol.py",
         "    isolated = member.isolated or (isolate_after > 0 and failures >= isolate_after)\n",
         "    isolated = member.isolated\n", (PROTOCOL,)),
+    Mutant(
+        "where all topics are isolated nobody waits for a vote", "shared/protocol.py",
+        "    if not deadline_passed and _isolated_may_still_vote(members, votes, died):\n",
+        "    if False:\n", (PROTOCOL,)),
+    Mutant(
+        "one damaged word of the shared block passes for a decision", "shared/block.py",
+        "        if self.order(Order.INCLUDED_CHECK) !=", "        if 0 * cycle_id != 0 *",
+        ("tests/unit/test_block.py",)),
     # Reading
     Mutant(
         "what was prepared is forgotten after an abort", "workers/worker.py",
