@@ -17,7 +17,7 @@ PERIOD_S = 20.0
 QUIET_ONE_IN = 4
 DEALT = 3
 """Rarer faults per period."""
-SPREE_SHARE = 0.75
+SPREE_SHARE = 0.85
 STORM_SHARE = 0.6
 SPREE_GAP_S = (0.3, 1.4)
 STORM_GAP_S = (0.05, 0.4)
