@@ -32,7 +32,6 @@ LANDING_S = 60
 UPLOAD = r"/(dlq_)?bronze_[^/]+/_ingestion_date=.*\.parquet$"
 RECORD = r"/_bronze/log/\d+\.json$"
 COMMIT = r"/(dlq_)?bronze_[^/]+/_delta_log/\d{20}\.json$"
-BRONZE_COMMIT = r"/bronze_[^/]+/_delta_log/\d{20}\.json$"
 CHECKPOINT = r"/_delta_log/\d{20}\.checkpoint.*\.parquet$"
 
 LARGE_VALUE_BYTES = 100_000

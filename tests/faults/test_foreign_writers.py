@@ -319,12 +319,12 @@ def demand_unknown_feature(objects: Objects, topic: str) -> None:
 
 DAMAGES = {
     "hint to an absent checkpoint": Damage(
-        poison_hint, "isolated", "StorageUnavailable", "_last_checkpoint", reopens=True),
+        poison_hint, "isolated", "TableUnavailable", "_last_checkpoint", reopens=True),
     "torn commit": Damage(
         lambda objects, topic: write_next(objects, topic, b'{"commitInfo":{"time'),
-        "isolated", "StorageUnavailable", "Json error"),
+        "isolated", "TableUnavailable", "Json error"),
     "unknown writer feature": Damage(
-        demand_unknown_feature, "isolated", "StorageUnavailable", "someFutureFeature"),
+        demand_unknown_feature, "isolated", "TableUnavailable", "someFutureFeature"),
     "log removed": Damage(remove_log, "stopped", "TableVanished", "no table"),
     "newest version removed": Damage(roll_back, "stopped", "TornRecord", "positions are"),
     "type of a column changed": Damage(
@@ -336,17 +336,11 @@ ROWS_OF_DAMAGES = {
     "log removed": "S14", "newest version removed": "S14", "type of a column changed": "S8",
 }
 EVERYDAY_DAMAGE = "log removed"
-NOT_YET = {
-    "unknown writer feature": "a handle whose own log files are gone is never opened anew",
-    "type of a column changed": "a schema that changed while the service runs is not looked at",
-}
 
 
-def marks_of(name: str) -> list:
+def marks_of(name: str) -> list[pytest.MarkDecorator]:
     """The marks of one damage."""
-    marks: list = [pytest.mark.fault(ROWS_OF_DAMAGES[name])]
-    if name in NOT_YET:
-        marks.append(pytest.mark.xfail(reason=NOT_YET[name], strict=True))
+    marks = [pytest.mark.fault(ROWS_OF_DAMAGES[name])]
     if name != EVERYDAY_DAMAGE:
         marks.append(pytest.mark.extended)
     return marks
