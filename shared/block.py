@@ -10,16 +10,29 @@ from __future__ import annotations
 import mmap
 import os
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 from shared import layout
 from shared.errors import BlockError
 from shared.layout import (
-    BUCKET_BOUNDS_S, Header, Histogram, Order, Report, pack, topic_offset, unpack,
+    BUCKET_BOUNDS_S, Header, Histogram, Order, Report, check_of, pack, topic_offset, unpack,
 )
 from shared.protocol import Ballot, Phase, Vote
 
 _WORD_MAX = (1 << 64) - 1
+
+
+_FINISHED = (Report.DONE_RECORD, Report.TABLE_VERSION, Report.DLQ_TABLE_VERSION)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Up to which record a topic's tables hold everything, and their versions then (0: none)."""
+
+    record: int = 0
+    table_version: int = 0
+    dlq_table_version: int = 0
 
 
 class Block:
@@ -166,6 +179,19 @@ class Slot:
         """Write a word of the worker's."""
         self._words[self._reports + word] = value & _WORD_MAX
 
+    def finish(self, finished: Finished) -> None:
+        """Tell the supervisor how far the tables are."""
+        words = (finished.record, finished.table_version, finished.dlq_table_version)
+        for word, value in zip(_FINISHED, words, strict=True):
+            self.set_report(word, value)
+        self.set_report(Report.FINISHED_CHECK, check_of(*words))
+
+    def finished(self) -> Finished | None:
+        """The same for reading; None before the first, in the middle of one, and when damaged."""
+        words = tuple(self.report(word) for word in _FINISHED)
+        fits = self.report(Report.FINISHED_CHECK) == check_of(*words)
+        return Finished(*words) if fits else None
+
     def count(self, word: Report, amount: int = 1) -> None:
         """Raise a counter of the worker's."""
         self._words[self._reports + word] += amount
@@ -173,7 +199,7 @@ class Slot:
     def include(self, cycle_id: int, record: int) -> None:
         """Tell the worker that `record` names its vote on `cycle_id`; the supervisor's alone."""
         self.set_order(Order.INCLUDED_RECORD, record)
-        self.set_order(Order.INCLUDED_CHECK, _inclusion_check(cycle_id, record))
+        self.set_order(Order.INCLUDED_CHECK, check_of(cycle_id, record))
         # Last: it is the word that announces the others.
         self.set_order(Order.INCLUDED_CYCLE, cycle_id)
 
@@ -186,7 +212,7 @@ class Slot:
         if self.order(Order.INCLUDED_CYCLE) != cycle_id:
             return None
         record = self.order(Order.INCLUDED_RECORD)
-        if self.order(Order.INCLUDED_CHECK) != _inclusion_check(cycle_id, record):
+        if self.order(Order.INCLUDED_CHECK) != check_of(cycle_id, record):
             raise BlockError(f"the shared block is damaged: cycle {cycle_id}, record {record}")
         return record
 
@@ -201,10 +227,6 @@ class Slot:
     def cast(self, ballot: Ballot) -> None:
         """Vote; whatever the vote announces must have been written before."""
         self.set_report(Report.BALLOT, pack(ballot.cycle_id, ballot.vote))
-
-
-def _inclusion_check(cycle_id: int, record: int) -> int:
-    return zlib.crc32(b"%d in %d" % (cycle_id, record))
 
 
 class _Blob:

@@ -16,6 +16,7 @@
         LogDamaged            records are missing in the middle of the log
         LogOvertaken          the log was trimmed past us while we were frozen
       Fenced                a newer service of the same identity runs
+      AssignmentFailed      the worker ends, is started again and joins anew
       BlockError            the shared block is not ours, too small, or of another layout
 
 Every error carries `what_to_do`, a sentence for the person on call.  Messages never hold secrets
@@ -207,6 +208,12 @@ class Fenced(IngestError):
     what_to_do = (
         "Two services run with one INSTANCE_ID: stop one, or give them different ones on purpose."
     )
+
+
+class AssignmentFailed(IngestError):
+    """A rebalance could not be followed; the worker must end and join anew."""
+
+    what_to_do = "None: the worker is started again; the message names the cause."
 
 
 class BlockError(IngestError):

@@ -13,6 +13,8 @@ supervisor has an error field of its own per topic (`verdict`), for what a dead 
 
 from __future__ import annotations
 
+import struct
+import zlib
 from enum import IntEnum
 
 MAGIC = int.from_bytes(b"BRONZE-1", "little")
@@ -110,6 +112,7 @@ class Report(IntEnum):
     PAUSES = 35
     OFFSET_COMMIT_FAILURES = 36
     LAST_COMMIT_NS = 37
+    FINISHED_CHECK = 38
 
 
 class Paused(IntEnum):
@@ -159,6 +162,11 @@ def block_bytes(topic_count: int) -> int:
 def topic_offset(index: int) -> int:
     """Where topic `index` begins."""
     return TOPICS_OFFSET + index * TOPIC_BYTES
+
+
+def check_of(*words: int) -> int:
+    """What a check word holds for the words it vouches for: no single damaged word fits it."""
+    return zlib.crc32(struct.pack(f"<{len(words)}Q", *words))
 
 
 def pack(cycle_id: int, tag: int) -> int:

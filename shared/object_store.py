@@ -11,6 +11,7 @@ it: object_store itself creates atomically but never syncs.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -24,6 +25,11 @@ from shared.errors import StorageUnavailable
 
 CAUSE_CHARS_MAX = 300
 LIST_CHUNK = 1000
+
+_COLOURS = re.compile(r"\x1b\[\d+m")
+_STORES_ANSWER = re.compile(
+    r"status code[:\s↳]*(\d{3}[^:<\n]*)(?:.*?<Code>([^<]{1,60})</Code>)?", re.DOTALL)
+"""The status and S3's own code, which stand behind the paths in the text and would be cut off."""
 
 T = TypeVar("T")
 
@@ -172,6 +178,9 @@ def _named(operation: str, path: str, action: Callable[[], T]) -> T:
 
 
 def brief(error: BaseException) -> str:
-    """The first line of a client library's error, which holds the cause but no debug dump."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:CAUSE_CHARS_MAX]
+    """What the store said, then the first line of the client library's error; no debug dump."""
+    text = _COLOURS.sub("", str(error)).strip()
+    first = (text.splitlines() or [type(error).__name__])[0]
+    answer = _STORES_ANSWER.search(text)
+    said = ": ".join(part.strip() for part in answer.groups() if part) if answer else ""
+    return (f"{said}; {first}" if said else first)[:CAUSE_CHARS_MAX]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shared.errors import LogDamaged
+from shared.errors import LogDamaged, LogOvertaken
 from shared.naming import LOG_PREFIX, record_number, record_path
 from shared.object_store import ObjectStore
 from shared.protocol import complete_through
@@ -16,6 +16,7 @@ from shared.records import CycleRecord, Record, decode
 
 RECORDS_KEPT_MIN = 1000
 """Newest records never trimmed; one listing request's worth, hours of history for people."""
+TAIL_ATTEMPTS_MAX = 3
 TRIM_MAX = 200
 """Most records deleted in one call."""
 
@@ -42,6 +43,10 @@ class Tail:
         """The cycle records among them, oldest first."""
         return {number: record for number, record in sorted(self.records.items())
                 if isinstance(record, CycleRecord)}
+
+
+class _Trimmed(Exception):
+    """A record that was listed is gone, and all before it are."""
 
 
 class RecordLog:
@@ -76,8 +81,18 @@ class RecordLog:
     def tail(self) -> Tail:
         """Everything that may still have to be committed; raises `LogDamaged` at a hole.
 
-        The newest record's claim says what is done; records in between may claim more.
+        Others may trim while we read, after a freeze even what we have listed; then it is read
+        anew, and `LogOvertaken` is raised when that happens again and again.
         """
+        for _ in range(TAIL_ATTEMPTS_MAX):
+            try:
+                return self._tail()
+            except _Trimmed:
+                continue
+        raise LogOvertaken("the log was trimmed while we read it, again and again")
+
+    def _tail(self) -> Tail:
+        """The newest record's claim says what is done; records in between may claim more."""
         numbers = self.numbers()
         if not numbers:
             return Tail(-1, {})
@@ -98,6 +113,8 @@ class RecordLog:
     def _must_read(self, number: int) -> Record:
         record = self.read(number)
         if record is None:
+            if min(self.numbers(), default=number) > number:
+                raise _Trimmed
             raise LogDamaged(f"record {number} was listed and cannot be read")
         return record
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from shared import protocol
 from shared.backoff import Backoff
-from shared.block import Block
+from shared.block import Block, Finished
 from shared.clock import SystemClock, rfc3339
 from shared.errors import BlockError, Fenced, ServiceHalted, StorageUnavailable
 from shared.layout import Header, Order, Report
@@ -82,6 +82,7 @@ class Coordinator:
         self._watch_at = self._trim_at = self._began + WATCH_INTERVAL_S
         self._log_limit = RateLimit()
         self._standings: dict[str, Standing] = {}
+        self._finished = {topic: Finished() for topic in topics}
         self._phase, self._cycle_id = Phase.RECOVERING, 0
         block.set_phase(0, Phase.RECOVERING)
 
@@ -162,6 +163,8 @@ class Coordinator:
 
     def _observe(self) -> None:
         for topic, slot in self._slots.items():
+            # Where it is just being written, or damaged, what was known stays known.
+            self._finished[topic] = slot.finished() or self._finished[topic]
             incarnation = slot.order(Order.INCARNATION)
             started = bool(incarnation) and slot.report(Report.STARTED) == incarnation
             self._some_topic_started |= started
@@ -170,7 +173,7 @@ class Coordinator:
         self.members = protocol.after_done(self.members, self._done_records())
 
     def _done_records(self) -> dict[str, int]:
-        return {topic: slot.report(Report.DONE_RECORD) for topic, slot in self._slots.items()}
+        return {topic: finished.record for topic, finished in self._finished.items()}
 
     def _collect_job(self) -> None:
         """Take a finished job's result; a store that is away is a reason to try again."""
@@ -393,11 +396,11 @@ class Coordinator:
     def _cut(self) -> dict[str, int]:
         """Table versions that hold exactly the records up to now: nobody owes one."""
         versions = {}
-        for topic, slot in self._slots.items():
-            for table, word in ((bronze_table(topic), Report.TABLE_VERSION),
-                                (dlq_table(topic), Report.DLQ_TABLE_VERSION)):
-                if slot.report(word):
-                    versions[table] = slot.report(word)
+        for topic, finished in self._finished.items():
+            for table, version in ((bronze_table(topic), finished.table_version),
+                                   (dlq_table(topic), finished.dlq_table_version)):
+                if version:
+                    versions[table] = version
         return versions
 
     def _completed(self, now: float) -> None:

@@ -138,24 +138,31 @@ class Fleet:
         slot.set_order(Order.INCARNATION, incarnation)
         slot.set_order(Order.SPAWNED_AT_MS, self._clock.unix_ms())
         slot.set_order(Order.RESTARTS, incarnation - 1)
-        reader, writer = self._context.Pipe(duplex=False)
-        os.set_blocking(reader.fileno(), False)
-        process = self._context.Process(
-            target=entry.main, name=f"worker-{berth.topic}", daemon=True,
-            args=(entry.Assignment(self._config, berth.topic, berth.index, incarnation,
-                                   self._block_path), writer))
         try:
-            pidfd = _start(process)
+            berth.child = self._bear(berth, incarnation, now)
         except (OSError, EOFError) as error:
-            reader.close()
             self._not_born(berth, error, now)
             return
+        pid = berth.child.process.pid
+        slot.set_order(Order.PID, pid)
+        log_event(logger, logging.INFO, "worker_spawned", topic=berth.topic, worker=pid,
+                  incarnation=incarnation)
+
+    def _bear(self, berth: Berth, incarnation: int, now: float) -> Child:
+        reader, writer = self._context.Pipe(duplex=False)
+        try:
+            os.set_blocking(reader.fileno(), False)
+            process = self._context.Process(
+                target=entry.main, name=f"worker-{berth.topic}", daemon=True,
+                args=(entry.Assignment(self._config, berth.topic, berth.index, incarnation,
+                                       self._block_path), writer))
+            commits = berth.slot.report(Report.COMMITS)
+            return Child(process, _start(process), reader, now, commits)
+        except (OSError, EOFError):
+            reader.close()
+            raise
         finally:
             writer.close()
-        slot.set_order(Order.PID, process.pid)
-        berth.child = Child(process, pidfd, reader, now, slot.report(Report.COMMITS))
-        log_event(logger, logging.INFO, "worker_spawned", topic=berth.topic, worker=process.pid,
-                  incarnation=incarnation)
 
     def _not_born(self, berth: Berth, error: OSError | EOFError, now: float) -> None:
         """The host gives no process or descriptor: try again later, as after a death.

@@ -7,16 +7,14 @@ import logging
 import os
 import signal
 import socket
-import tempfile
 import uuid
-from dataclasses import dataclass
-from pathlib import Path
 
 from multiprocess.connection import wait
 
 from shared.block import Block
 from shared.clock import SystemClock
 from shared.config import Config
+from shared.errors import BlockError
 from shared.exit_codes import ExitCode, WorkerExit
 from shared.layout import Header
 from shared.logs import log_event
@@ -28,6 +26,7 @@ from supervisor.coordinator import Coordinator, Timing
 from supervisor.decider import Decider
 from supervisor.fleet import Death, Fleet
 from supervisor.jobs import Jobs
+from supervisor.place import find_place
 from supervisor.sidecar import Sidecar
 from supervisor.signals import Signals, drain
 from supervisor.systemd import Notifier
@@ -42,22 +41,18 @@ SHUT_DOWN_TICK_S = 0.05
 WATCHDOG_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where the shared block lies; `folder` is removed at the end when we made it."""
-
-    path: Path
-    folder: Path | None
-
-
 class Supervisor:
     """See the module.  Everything is made in `__init__`; `run` is the life of the service."""
 
     def __init__(self, config: Config, health_port: int) -> None:
         self._config = config
         self._clock = SystemClock()
-        self._place = _place_of_block()
-        self._block = Block.create(self._place.path, len(config.topics), _about(config))
+        self._place = find_place()
+        try:
+            self._block = Block.create(self._place.path, len(config.topics), _about(config))
+        except BlockError:
+            self._place.remove()
+            raise
         self._block.set(Header.SUPERVISOR_PID, os.getpid())
         self._block.set(Header.STARTED_AT_MS, self._clock.unix_ms())
         slots = {topic: self._block.slot(index) for index, topic in enumerate(config.topics)}
@@ -199,23 +194,12 @@ class Supervisor:
         self._fleet.kill_all()
         self._sidecar.stop()
         self._block.unlink()
-        if self._place.folder is not None:
-            self._place.folder.rmdir()
+        self._place.remove()
         log_event(logger, logging.INFO, "service_stopped", phase=self._coordinator.phase.name)
 
 
 def _terminal(phase: Phase) -> Phase:
     return phase if phase in TERMINAL else Phase.HALTED
-
-
-def _place_of_block() -> Place:
-    """The unit's runtime folder; else a private folder in memory, or wherever there is one."""
-    runtime = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
-    if runtime:
-        return Place(Path(runtime) / f"block-{uuid.uuid4()}", None)
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    folder = Path(tempfile.mkdtemp(prefix="bronze-ingestion-", dir=memory))
-    return Place(folder / "block", folder)
 
 
 def _about(config: Config) -> bytes:

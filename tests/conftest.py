@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Iterator
 from typing import TypeVar
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.rig.evidence import Evidence, keep
 from tests.services import KafkaService, MinioService, ServiceProvider, ServiceUnavailable
@@ -30,6 +31,10 @@ T = TypeVar("T")
 
 TopicNames = Callable[..., list[str]]
 """``topic_names(count, label="events")`` returns that many new names of topics."""
+
+# On a fresh checkout Hypothesis first builds its tables of Unicode, inside the first draw.
+settings.register_profile("tests", suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 _provider = pytest.StashKey[ServiceProvider]()
 _report = pytest.StashKey[pytest.TestReport]()

@@ -130,6 +130,7 @@ class DeltaSnapshot:
     def __init__(self, uri: str, options: dict[str, str]) -> None:
         self._uri, self._options = uri, options
         self._table = self._open()
+        self._is_broken = False
         self._txns: dict[str, int | None] = {}
         self._commits = 0
 
@@ -154,12 +155,16 @@ class DeltaSnapshot:
 
     def txn_version(self, app_id: str) -> int | None:
         """See `Table`; read from the log once per app id and snapshot."""
+        if self._is_broken:
+            self.refresh()
         if app_id not in self._txns:
             try:
                 self._txns[app_id] = self._table.transaction_version(app_id)
             except OSError as error:
                 raise StorageUnavailable("read positions", self._uri, brief(error)) from error
             except DeltaError as error:
+                # Files of this snapshot's log may be gone for good: the next look opens it anew.
+                self._is_broken = True
                 raise TableUnavailable(
                     f"positions of {self._uri} cannot be read: {brief(error)}") from error
         return self._txns[app_id]
@@ -198,6 +203,7 @@ class DeltaSnapshot:
         """See `Table`."""
         self._txns = {}
         self._table = self._open()
+        self._is_broken = False
 
 
 def _add_action(file: DataFile) -> AddAction:

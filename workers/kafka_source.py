@@ -26,8 +26,8 @@ from confluent_kafka.admin import AdminClient
 
 from shared.config import KafkaConfig, Limits
 from shared.errors import (
-    Fenced, IngestError, KafkaAuthenticationFailed, KafkaUnavailable, RecoverableError,
-    TopicMissing, TopicStopped,
+    AssignmentFailed, Fenced, IngestError, KafkaAuthenticationFailed, KafkaUnavailable,
+    RecoverableError, TopicMissing, TopicStopped,
 )
 from workers.batch import Batch
 
@@ -42,6 +42,9 @@ SESSION_TIMEOUT_MS = 10_000
 above a restart, well below a cycle's deadline."""
 HEARTBEAT_INTERVAL_MS = 2_000
 """Members learn of a rebalance with their next heartbeat; each costs an idle service some CPU."""
+SOCKET_TIMEOUT_MS = 10_000
+"""A request without an answer for this long gives its connection up: the other side may be gone
+without a word.  The client's own 60 s would keep all topics waiting."""
 GROUP_INSTANCE_CHARS_MAX = 249
 FETCH_BACKOFF_MS = 5
 """How long the fetcher sleeps on a full queue; the default of 1000 ms starves small queues."""
@@ -84,10 +87,6 @@ class Polled:
     batch: Batch
     out_of_range: tuple[OutOfRange, ...] = ()
     error: IngestError | None = None
-
-
-class AssignmentFailed(Exception):
-    """A rebalance could not be followed; the process must end and join anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +161,7 @@ class KafkaSource:
         self._assigned: tuple[int, ...] = ()
         self._paused = False
         self._callback_error: BaseException | None = None
-        connection = dict(config.client_properties())
+        connection = {"socket.timeout.ms": SOCKET_TIMEOUT_MS, **config.client_properties()}
         connection |= {"error_cb": self._on_error, "logger": _quiet_logger()}
         self._admin = AdminClient({**connection, "client.id": f"bronze-{topic}-admin"})
         self._consumer = Consumer(
@@ -462,8 +461,11 @@ def _readable_headers(message: Message) -> Any:
 
 
 def _quiet_logger() -> logging.Logger:
-    """The client's own lines, which repeat for ever while a broker is away, only at debug level."""
+    """The client's own lines, which repeat for ever while a broker is away, only at debug level.
+
+    What matters of them is told as a named error of ours.
+    """
     logger = logging.getLogger("librdkafka")
     debugging = logging.getLogger().isEnabledFor(logging.DEBUG)
-    logger.setLevel(logging.DEBUG if debugging else logging.CRITICAL)
+    logger.setLevel(logging.DEBUG if debugging else logging.CRITICAL + 1)
     return logger

@@ -54,11 +54,6 @@ class Reporter:
         """What the last error told of has worked since; it stays readable."""
         self._slot.set_report(Report.ERROR_ACTIVE, 0)
 
-    def versions(self, bronze: int, dlq: int | None) -> None:
-        """The versions of the two tables; None where there is no DLQ table."""
-        self._slot.set_report(Report.TABLE_VERSION, bronze)
-        self._slot.set_report(Report.DLQ_TABLE_VERSION, dlq or 0)
-
     def committed(self, manifest: Manifest) -> None:
         """Count what a commit has made visible."""
         slot, ranges = self._slot, manifest.ranges

@@ -76,12 +76,19 @@ class TopicTables:
         table = self._tables.open(folder)
         certificate = birth_certificate(folder)
         if table is None:
-            if self._store.size(certificate) is not None:
-                raise TableVanished(
-                    f"table {folder} was made once ({certificate} says so) and is gone")
-            table = self._tables.create(folder, schema)
+            table = self._make(folder, certificate, schema)
         self._tables.check(folder, table, schema)
         self._store.put_if_absent(certificate, json.dumps({"table": folder}).encode())
+        return table
+
+    def _make(self, folder: str, certificate: str, schema: pa.Schema) -> Table:
+        """Make a table that never was; another instance may be making it at this moment."""
+        if self._store.size(certificate) is None:
+            return self._tables.create(folder, schema)
+        table = self._tables.open(folder)
+        if table is None:
+            raise TableVanished(
+                f"table {folder} was made once ({certificate} says so) and is gone")
         return table
 
     @property

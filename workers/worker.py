@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from shared.backoff import Backoff
-from shared.block import Block, Slot
+from shared.block import Block, Finished, Slot
 from shared.clock import SystemClock
 from shared.config import Config, GapPolicy, OffsetReset, OnMalformed
 from shared.errors import (
@@ -143,6 +143,7 @@ class Worker:
         self._owed: Owed | None = None
         self._voted_cycle = 0
         self._rolled_through = 0
+        self._finished = Finished()
         self._restart = Restart.NO
         self._gaps: dict[int, OutOfRange] = {}
         self._paused = Paused.NO
@@ -212,7 +213,7 @@ class Worker:
         self._read_retry.worked()
         self._p.source.subscribe(self._on_assign, self._on_revoke)
         self._started = True
-        self._publish_versions()
+        self._report_done(done_through)
         self._reporter.clear_error()
         log_event(logger, logging.INFO, "worker_started", topic=self._p.topic,
                   incarnation=self._p.incarnation, done_record=done_through,
@@ -233,8 +234,10 @@ class Worker:
 
     def _report_done(self, number: int) -> None:
         """Every record up to `number` that names the topic is in its tables; stays true."""
-        self._slot.set_report(
-            Report.DONE_RECORD, max(number, self._slot.report(Report.DONE_RECORD)))
+        tables = self._p.tables
+        self._finished = Finished(
+            max(number, self._finished.record), tables.bronze.version, tables.dlq_version or 0)
+        self._slot.finish(self._finished)
 
     def _begin(self, partitions: Iterable[int]) -> dict[int, int]:
         """Partition -> where to read on; a partition without a position gets one, for good."""
@@ -329,7 +332,6 @@ class Worker:
         self._commit_retry.worked()
         self._slot.histograms[Histogram.COMMIT].observe(self._clock.monotonic() - now)
         self._reporter.committed(owed.manifest)
-        self._publish_versions()
         self._report_done(owed.number)
         self._reporter.clear_error()
         self._p.wake_supervisor()
@@ -561,9 +563,6 @@ class Worker:
             self._reporter.offsets_refused(str(error))
         self._p.source.close()
 
-    def _publish_versions(self) -> None:
-        self._reporter.versions(self._p.tables.bronze.version, self._p.tables.dlq_version)
-
     def _publish(self) -> None:
         slot, now = self._slot, self._clock.monotonic()
         parts = [*self._prepared, *(self._out.parts if self._out is not None else ())]
@@ -572,6 +571,8 @@ class Worker:
         slot.set_report(Report.CARRIED_FILES, sum(len(part.files) for part in parts))
         slot.set_report(Report.PAUSED, self._paused)
         slot.set_report(Report.PARTITIONS, len(self._assigned))
+        if self._finished.record:
+            slot.finish(self._finished)  # Once more: what was damaged since is mended.
         if self._started and now >= self._lag_at:
             self._lag_at = now + LAG_INTERVAL_S
             self._publish_lag()

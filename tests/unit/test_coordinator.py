@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from shared.block import Block
+from shared.block import Block, Finished
 from shared.errors import Fenced, LogOvertaken, StorageUnavailable
 from shared.layout import Header, Order, Report
 from shared.protocol import Ballot, Phase, Standing, Vote
@@ -160,7 +161,8 @@ class Stage:
     def done(self, *topics: str) -> None:
         """Workers report the last record as done."""
         for topic in topics:
-            self.slots[topic].set_report(Report.DONE_RECORD, self.decider.number)
+            slot = self.slots[topic]
+            slot.finish(replace(slot.finished() or Finished(), record=self.decider.number))
 
     def standing(self, topic: str) -> Standing:
         """The topic's standing."""
@@ -396,7 +398,7 @@ def test_a_topic_behind_is_isolated_and_comes_back_when_it_is_done(stage: Stage)
     stage.turn()
     stage.done("b")
     assert stage.turn() is Phase.CONSUMING
-    stage.slots["a"].set_report(Report.DONE_RECORD, 1)
+    stage.slots["a"].finish(Finished(1))
     stage.flushing()
     assert stage.votes(a=Vote.EMPTY, b=Vote.EMPTY) is Phase.CONSUMING
     assert stage.standing("a") is Standing.ACTIVE
@@ -407,7 +409,7 @@ def test_no_cut_is_published_while_a_topic_owes_a_record(stage: Stage) -> None:
     """A reader of the published versions must see whole cycles."""
     stage.consuming()
     for topic, slot in stage.slots.items():
-        slot.set_report(Report.TABLE_VERSION, 7 if topic == "a" else 9)
+        slot.finish(Finished(0, 7 if topic == "a" else 9))
     stage.flushing()
     stage.votes(a=Vote.PREPARED, b=Vote.PREPARED)
     stage.turn()

@@ -27,7 +27,8 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 # Words that are no figures: identities, votes, and what /health alone shows.
 NOT_EXPOSED: frozenset[object] = frozenset({
-    Report.BALLOT, Report.DONE_RECORD, Report.STARTED, Report.FLUSH_WANTED, Report.LAST_COMMIT_NS,
+    Report.BALLOT, Report.DONE_RECORD, Report.FINISHED_CHECK, Report.STARTED, Report.FLUSH_WANTED,
+    Report.LAST_COMMIT_NS,
     Order.INCLUDED_CYCLE, Order.INCLUDED_RECORD, Order.INCLUDED_CHECK, Order.RESET_CYCLE,
     Order.SPAWNED_AT_MS, Order.STANDING_SINCE_MS, Order.FOREIGN_RECORD,
     Header.MAGIC, Header.LAYOUT_VERSION, Header.TOPIC_COUNT, Header.SUPERVISOR_PID,

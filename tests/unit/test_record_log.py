@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shared.errors import LogDamaged, StorageUnavailable, UnsupportedRecord
+from shared.errors import LogDamaged, LogOvertaken, StorageUnavailable, UnsupportedRecord
 from shared.naming import LOG_PREFIX, record_number, record_path
 from shared.record_log import RecordLog, Tail
 from shared.records import CycleRecord, Record, StartRecord, encode
@@ -80,7 +80,37 @@ def test_a_listed_record_that_cannot_be_read_halts_the_service() -> None:
     """Deleted between listing and reading, by somebody who may not."""
     log, store = log_of({0: start(), 1: cycle(-1)})
     store.faults.once_before("get", record_path(0), lambda: store.delete(record_path(0)))
-    with pytest.raises(LogDamaged, match="record 0 was listed and cannot be read"):
+    with pytest.raises(LogDamaged, match="record 0 (is missing|was listed)"):
+        log.tail()
+
+
+def test_a_log_trimmed_while_it_is_read_is_read_anew() -> None:
+    """A start that was frozen between listing and reading must not ask a person to restore it."""
+    log, store = log_of({0: start(), 1: cycle(-1), 2: cycle(1), 3: cycle(1)})
+
+    def others_go_on() -> None:
+        store.objects[record_path(4)] = encode(cycle(3))
+        for number in range(4):
+            store.objects.pop(record_path(number), None)
+
+    store.faults.once_before("get", record_path(3), others_go_on)
+    tail = log.tail()
+    assert (tail.complete_through, list(tail.records)) == (3, [4])
+
+
+def test_a_log_that_is_trimmed_again_and_again_while_it_is_read_ends_the_reading() -> None:
+    """A restart reads it from the beginning; to go on for ever would look like a start."""
+    log, store = log_of({0: start(), 1: cycle(-1)})
+
+    def others_go_on(number: int) -> None:
+        store.objects.pop(record_path(number), None)
+        store.objects[record_path(number + 1)] = encode(cycle(number))
+
+    for number in range(1, 10):
+        store.faults.once_before(
+            "get", record_path(number), lambda number=number: others_go_on(number))
+    store.objects.pop(record_path(0))
+    with pytest.raises(LogOvertaken):
         log.tail()
 
 
