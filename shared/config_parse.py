@@ -12,9 +12,10 @@ from typing import Any
 
 from shared.config_settings import Kind, Setting
 from shared.config_types import Secret
+from shared.naming import NAME_CHARACTERS_MAX
 
 TOPICS_MAX = 64
-TOPIC_CHARACTERS_MAX = 249
+TOPIC_CHARACTERS_MAX = NAME_CHARACTERS_MAX
 SERVERS_MAX = 64
 TEXT_CHARACTERS_MAX = 255
 URI_CHARACTERS_MAX = 1024
@@ -187,7 +188,9 @@ def _check_topic(topic: str) -> None:
         raise Invalid(f"{shown(topic)} is not a topic's name in Kafka", "name an existing topic")
     if len(topic) > TOPIC_CHARACTERS_MAX:
         raise Invalid(f"{shown(topic)} is longer than {TOPIC_CHARACTERS_MAX} characters",
-                      "Kafka has no such topics; check for a missing comma")
+                      "its tables could not be made: file systems and MinIO allow 255 "
+                      "characters in a name, with `dlq_bronze_` and `.json` around the topic's; "
+                      "is a comma missing?")
     if not _TOPIC.fullmatch(topic):
         raise Invalid(f"{shown(topic)} is not a topic's name in Kafka",
                       "use letters a-z and A-Z, digits, '.', '_' and '-' only; no quotes or "

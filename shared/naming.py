@@ -5,13 +5,16 @@
     <lake>/_bronze/log/{number:020d}.json   start and cycle records
     <lake>/_bronze/tables/{table}.json      this table was made once
 
-Kafka's legal topic names (letters, digits, `.`, `_`, `-`, at most 249) are safe as one path
-segment, so a table's name holds its topic's verbatim.
+Kafka's legal topic names (letters, digits, `.`, `_`, `-`) are safe as one path segment, so a
+table's name holds its topic's verbatim.  Kafka allows 249 characters; file systems and MinIO allow
+255 in one name, so ten fewer are left beside what we put around it.
 """
 
 from __future__ import annotations
 
 LOG_PREFIX = "_bronze/log/"
+NAME_CHARACTERS_MAX = 255 - len("dlq_bronze_") - len(".json")
+"""Of a topic, so that the longest name made of it, its dead letter table's certificate, fits."""
 
 
 def bronze_table(topic: str) -> str:

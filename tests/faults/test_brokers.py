@@ -249,8 +249,6 @@ def test_black_hole_before_the_broker_is_named_and_heals(
 @pytest.mark.extended
 @pytest.mark.slow
 @pytest.mark.fault("K3")
-@pytest.mark.xfail(
-    reason="the client's socket.timeout.ms is left at 60 s: noticed after a minute", strict=True)
 def test_half_open_connections_are_given_up(
     kafka: KafkaService, topic_names: TopicNames, tmp_path: Path, evidence: Evidence
 ) -> None:

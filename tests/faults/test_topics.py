@@ -114,7 +114,6 @@ def test_every_legal_name_of_a_topic_gets_tables_of_its_own(
 
 
 @pytest.mark.fault("K19")
-@pytest.mark.xfail(reason="the check knows Kafka's limit only", strict=True)
 def test_name_too_long_for_the_store_is_refused_at_the_start(
     tmp_path: Path, evidence: Evidence
 ) -> None:
