@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import multiprocess
+from multiprocess import resource_tracker
 
 from shared.block import Slot
 from shared.clock import SystemClock, rfc3339
@@ -103,6 +104,7 @@ class Fleet:
     def __init__(self, config: Config, block_path: str, slots: dict[str, Slot],
                  clock: SystemClock) -> None:
         self._config, self._block_path, self._clock = config, block_path, clock
+        _do_without_tracker()
         self._context = multiprocess.get_context("forkserver")
         self._context.set_forkserver_preload(entry.PRELOAD)
         self._berths = {
@@ -277,6 +279,17 @@ def _log_end(topic: str, exit_code: int, fate: Respawn) -> None:
         return
     log_event(logger, logging.ERROR, "worker_died", topic=topic, how=describe(exit_code),
               deaths_without_progress=fate.history.deaths, respawn_in_s=fate.delay_s)
+
+
+def _do_without_tracker() -> None:
+    """Keep multiprocess from starting a process of 11 MB beside the forkserver.
+
+    It would remove shared semaphores and memory that crashed processes leave behind.  We share
+    neither, so its messages may go nowhere.
+    """
+    tracker = resource_tracker._resource_tracker
+    if tracker._fd is None:
+        tracker._fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
 
 
 def _log_not_spawned(topic: str, error: OSError | EOFError) -> None:

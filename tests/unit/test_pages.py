@@ -1,0 +1,30 @@
+"""Only pages that the file itself can give back are forgotten."""
+
+from __future__ import annotations
+
+from workers.pages import clean_mappings
+
+SMAPS = """\
+7f0000000000-7f0000001000 r--p 00000000 fd:00 11 /lib/a.so
+Rss:                   4 kB
+Anonymous:             0 kB
+7f0000001000-7f0000003000 r-xp 00001000 fd:00 11 /lib/a.so
+Anonymous:             0 kB
+VmFlags: rd ex mr mw me
+7f0000003000-7f0000004000 r--p 00003000 fd:00 11 /lib/a.so
+Anonymous:             4 kB
+7f0000004000-7f0000005000 rw-p 00004000 fd:00 11 /lib/a.so
+Anonymous:             0 kB
+7f0000005000-7f0000006000 r--s 00000000 fd:00 12 /dev/shm/block
+Anonymous:             0 kB
+7f0000006000-7f0000007000 r--p 00000000 00:00 0
+Anonymous:             0 kB
+7f0000007000-7f0000008000 r-xp 00000000 00:00 0                          [vdso]
+Anonymous:             0 kB
+"""
+
+
+def test_clean_read_only_pages_of_files_are_found_and_no_others() -> None:
+    """A relocated table, shared memory, or memory without a file would be lost."""
+    found = list(clean_mappings(SMAPS.splitlines()))
+    assert found == [(0x7F0000000000, 0x7F0000001000), (0x7F0000001000, 0x7F0000003000)]
