@@ -1,4 +1,4 @@
-"""The end of a soak: all is judged with fresh handles, told in one line, and kept if wrong."""
+"""The end of a soak: all is judged in fresh processes, told in one line, and kept if wrong."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import pickle
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from pyarrow import fs
 from tests.rig.checker import check, check_log, group_offsets_equal_txn
 from tests.rig.evidence import Evidence, Strike, commit
 from tests.rig.lake import RECORDS, Kept, open_lake
+from tests.rig.ledger import Ledger
 from tests.rig.record_log import parse_records
 from tests.rig.report import Report
 from tests.rig.scene import Scene
@@ -26,6 +29,8 @@ from tests.soak.run import Course, log_lines
 from tests.soak.strikes import World
 
 READERS = ("deltalake", "duckdb")
+JUDGES = 2
+"""Processes that judge at once: the ledger is copied into each."""
 STOP_S = 60
 BAD_EXITS = frozenset({0, 76, 78})
 """Ends that nobody asked for and that a restart must not be needed for."""
@@ -83,28 +88,39 @@ def _stop(service: Service, verdict: Verdict) -> None:
 def _judge_lake(scene: Scene, kafka: KafkaService, course: Course, verdict: Verdict) -> None:
     report = verdict.report
     # Only what was trimmed is taken from earlier looks; all that is there is read anew.
-    records = dict(course.kept.records)
-    report.merge(check(scene.ledger, scene.lake_uri, scene.options, scene.topics, READERS))
-    report.merge(check_log(
-        scene.lake_uri, scene.options, scene.topics, ledger=scene.ledger,
-        kept=Kept(records=records),
-    ))
+    kept = Kept(records=dict(course.kept.records))
+    # In new processes, so that nothing this one has opened or cached can speak for the lake.
+    with ProcessPoolExecutor(max_workers=JUDGES, mp_context=get_context("spawn")) as judges:
+        where = (scene.lake_uri, scene.options, scene.topics)
+        rows = [judges.submit(check, scene.ledger, *where, (reader,)) for reader in READERS]
+        log = judges.submit(_judge_log, *where, scene.ledger, kept)
+        for answer in rows:
+            report.merge(answer.result())
+        found, verdict.cycles = log.result()
+        report.merge(found)
     for topic in scene.topics:
         kafka.committed_offsets(scene.group, topic)
     report.merge(group_offsets_equal_txn(
         kafka.bootstrap, scene.group, scene.lake_uri, scene.options,
         dict.fromkeys(scene.topics, scene.partitions),
     ))
-    rows = scene.ledger.rows()
+    count = scene.ledger.rows()
     for reader in READERS:
-        if not rows or report.checked[f"rows by {reader}"] != rows:
-            verdict.wrong.append(f"{reader} saw {report.checked[f'rows by {reader}']} of {rows}")
+        if not count or report.checked[f"rows by {reader}"] != count:
+            verdict.wrong.append(f"{reader} saw {report.checked[f'rows by {reader}']} of {count}")
     if report.checked["group offsets"] != len(scene.topics) * scene.partitions:
         verdict.wrong.append("not every group offset was looked at")
     if not report.ok:
         verdict.wrong.append(str(report))
-    parsed = parse_records(Report(), records)
-    verdict.cycles = sum(record.kind == "cycle" for record in parsed)
+
+
+def _judge_log(
+    lake_uri: str, options: Mapping[str, str], topics: Sequence[str], ledger: Ledger, kept: Kept
+) -> tuple[Report, int]:
+    """What is wrong with the logs of tables and records, and how many cycles were decided."""
+    report = check_log(lake_uri, options, topics, ledger=ledger, kept=kept)
+    records = parse_records(Report(), kept.records)
+    return report, sum(record.kind == "cycle" for record in records)
 
 
 def line_of(
