@@ -253,8 +253,7 @@ class KafkaSource:
             consumer.incremental_assign(
                 [TopicPartition(self._topic, index, starts[index]) for index in indexes])
             self._assigned = tuple(sorted({*self._assigned, *indexes}))
-            if self._paused:
-                self.pause()
+            self._pause_as_wanted(partitions)
 
         def revoked(consumer: Consumer, partitions: list[TopicPartition]) -> None:
             gone = {part.partition for part in partitions}
@@ -345,8 +344,18 @@ class KafkaSource:
             # refuses to seek in it for good; assigned anew it is fetched again.
             self._consumer.incremental_unassign([target])
             self._consumer.incremental_assign([target])
-            if self._paused:
-                self.pause()
+            self._pause_as_wanted([target])
+
+    def _pause_as_wanted(self, partitions: list[TopicPartition]) -> None:
+        """Pause or resume what was just assigned.
+
+        The client remembers a pause beyond the assignment: a partition taken away while we were
+        paused, and given back when we were not, would stay silent for ever.
+        """
+        if self._paused:
+            self._consumer.pause(partitions)
+        else:
+            self._consumer.resume(partitions)
 
     def pause(self) -> None:
         """See `Source`."""

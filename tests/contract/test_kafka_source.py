@@ -219,6 +219,48 @@ def test_real_source_that_leaves_keeps_nobody_from_joining(
     sources[1].close()
 
 
+def test_real_source_delivers_from_a_partition_that_was_taken_and_given_back_around_a_pause(
+    kafka: KafkaService, topic_names: TopicNames
+) -> None:
+    """The client keeps a partition paused across assignments, and nobody would ever resume it."""
+    (topic,) = topic_names()
+    kafka.create_topic(topic, partitions=2)
+    config = make_config((topic,), {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap,
+                                    "KAFKA_GROUP_ID": f"group-{topic}"})
+    first, second = (KafkaSource(config.kafka, config.limits, topic, name, lambda cause: None)
+                     for name in ("first", "second"))
+    held: dict[KafkaSource, set[int]] = {first: set(), second: set()}
+
+    def subscribe(source: KafkaSource) -> None:
+        def on_assign(partitions: tuple[int, ...]) -> dict[int, int]:
+            held[source].update(partitions)
+            return dict.fromkeys(partitions, 0)
+        source.subscribe(on_assign, held[source].difference_update)
+
+    def hold(mine: set[int], theirs: int) -> None:
+        def is_so() -> bool:
+            for source in (first, second):
+                source.poll(1, 0.1)
+            return held[first] >= mine and len(held[second]) == theirs
+        wait_until(is_so, JOIN_S, f"the first holds {mine}, the second {theirs}", 0.0)
+
+    subscribe(first)
+    wait_until(lambda: first.poll(1, 0.1) and held[first] == {0, 1}, JOIN_S, "joined", 0.0)
+    first.pause()
+    subscribe(second)
+    hold(set(), 1)
+    first.resume()
+    second.leave()
+    held[second].clear()
+    wait_until(lambda: first.poll(1, 0.1) and held[first] == {0, 1}, JOIN_S, "given back", 0.0)
+    producer = Producer({"bootstrap.servers": kafka.bootstrap, "acks": "all"})
+    for partition in (0, 1):
+        producer.produce(topic, b"{}", partition=partition)
+    assert producer.flush(JOIN_S) == 0
+    assert sorted(read(first, 2).partitions) == [0, 1]
+    first.close()
+
+
 def test_real_source_says_that_its_membership_was_taken(
     kafka: KafkaService, topic_names: TopicNames
 ) -> None:
