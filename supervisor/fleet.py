@@ -26,6 +26,7 @@ from shared.logs import log_event
 from supervisor.respawn import History, Respawn, after_death, describe
 from supervisor.signals import drain
 from workers import entry
+from workers.assignment import Assignment
 
 logger = logging.getLogger("supervisor")
 
@@ -156,8 +157,8 @@ class Fleet:
             os.set_blocking(reader.fileno(), False)
             process = self._context.Process(
                 target=entry.main, name=f"worker-{berth.topic}", daemon=True,
-                args=(entry.Assignment(self._config, berth.topic, berth.index, incarnation,
-                                       self._block_path), writer))
+                args=(Assignment(self._config, berth.topic, berth.index, incarnation,
+                                 self._block_path), writer))
             commits = berth.slot.report(Report.COMMITS)
             return Child(process, _start(process), reader, now, commits)
         except (OSError, EOFError):

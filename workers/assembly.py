@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from shared.block import Block
 from shared.clock import SystemClock
 from shared.config import Config
 from shared.object_store import open_store
 from shared.record_log import RecordLog
+from workers.assignment import Assignment
 from workers.delta_table import DeltaStore
 from workers.kafka_source import KafkaSource
 from workers.reporter import Reporter
 from workers.tables import TopicTables
 from workers.worker import Parts, Worker
-
-if TYPE_CHECKING:
-    from workers.entry import Assignment
 
 
 def build_worker(

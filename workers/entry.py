@@ -11,26 +11,15 @@ import logging
 import os
 import signal
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shared.config import Config
 from shared.exit_codes import WorkerExit
+from workers.assignment import Assignment
 
 PRELOAD = ["workers.preload"]
 """What the forkserver imports once, so that all workers share its pages."""
-
-
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """What a worker process is for."""
-
-    config: Config
-    topic: str
-    index: int
-    incarnation: int
-    block_path: str
 
 
 def main(assignment: Assignment, wake: Any) -> None:

@@ -78,14 +78,6 @@ def words_of(service: Service) -> Iterator[Words]:
 
 
 @pytest.fixture
-def proxy(minio: MinioService) -> Iterator[S3Proxy]:
-    """Give a proxy before the store, and fail when one of its callbacks failed."""
-    with S3Proxy(minio.endpoint) as made:
-        yield made
-        assert made.errors == []
-
-
-@pytest.fixture
 def scene(
     kafka: KafkaService, minio: MinioService, topic_names: TopicNames, lake_prefix: str,
     proxy: S3Proxy,

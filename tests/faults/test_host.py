@@ -33,7 +33,7 @@ from tests.rig.host_shim import NAME, HostShim, Switch, compiler
 from tests.rig.recovery import (
     SERVICE_RECOVERY_S, commits, committed_again, judged, note, quantile,
 )
-from tests.rig.scene import ORPHANS_END_S, START_S, Scene, forkserver_pid, kill, metric
+from tests.rig.scene import START_S, Scene, forkserver_pid, kill
 from tests.rig.service import ROOT, Service
 from tests.services import KafkaService, MinioService
 from tests.waiting import wait_until

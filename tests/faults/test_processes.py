@@ -67,14 +67,6 @@ def scene(
         settings={"STOP_DEADLINE_SECONDS": str(STOP_DEADLINE_S)})
 
 
-@pytest.fixture
-def proxy(minio: MinioService) -> Iterator[S3Proxy]:
-    """Give a proxy before the store, and fail when one of its callbacks failed."""
-    with S3Proxy(minio.endpoint) as made:
-        yield made
-        assert made.errors == []
-
-
 # Frozen, replaced, woken up
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -51,14 +51,6 @@ UPLOAD = r"/bronze_(?P<topic>[^/]+)/_ingestion_date=.*\.parquet$"
 RECORD = r"/_bronze/log/\d+\.json$"
 ANY_COMMIT = r"/(dlq_)?bronze_(?P<topic>[^/]+)/_delta_log/\d+\.json$"
 BRONZE_COMMIT = r"/bronze_(?P<topic>[^/]+)/_delta_log/\d+\.json$"
-
-
-@pytest.fixture
-def proxy(minio: MinioService) -> Iterator[S3Proxy]:
-    """Give a proxy before the store, and fail when one of its callbacks failed."""
-    with S3Proxy(minio.endpoint) as made:
-        yield made
-        assert made.errors == []
 
 
 @pytest.fixture

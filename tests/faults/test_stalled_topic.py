@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -21,14 +20,6 @@ MESSAGES = 900
 STALL_S = 30
 LANDING_S = 60
 ISOLATE_AFTER = "3"
-
-
-@pytest.fixture
-def proxy(minio: MinioService) -> Iterator[S3Proxy]:
-    """Give a proxy before the store, and fail when one of its callbacks failed."""
-    with S3Proxy(minio.endpoint) as made:
-        yield made
-        assert made.errors == []
 
 
 @pytest.fixture

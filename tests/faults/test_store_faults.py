@@ -7,7 +7,6 @@ the store's client, twice, so a strike is three in a row: what is tested is the 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -46,14 +45,6 @@ MIXED_FAULTS_MIN = 100
 OUTAGE_S = 6
 QUICK_CYCLES = {"BATCH_INTERVAL_SECONDS": "0.2"}
 """A checkpoint comes with every twentieth commit, so cycles are made short."""
-
-
-@pytest.fixture
-def proxy(minio: MinioService) -> Iterator[S3Proxy]:
-    """Give a proxy before the store, and fail when one of its callbacks failed."""
-    with S3Proxy(minio.endpoint) as made:
-        yield made
-        assert made.errors == []
 
 
 @pytest.fixture

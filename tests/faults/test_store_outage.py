@@ -7,7 +7,7 @@ import struct
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,14 +34,6 @@ REFUSED_FOR_S = 8
 GIVE_UP_S = 6
 SKEW_S = 20 * 60
 """More than the quarter of an hour that S3 lets a signature be off."""
-
-
-@pytest.fixture
-def proxy(minio: MinioService) -> Iterator[S3Proxy]:
-    """Give a proxy before the store, and fail when one of its callbacks failed."""
-    with S3Proxy(minio.endpoint) as made:
-        yield made
-        assert made.errors == []
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from shared.block import Slot
 from shared.errors import RecoverableError
 from shared.layout import Order
 from shared.protocol import NumberTaken, Tiling
-from shared.record_log import RecordLog, Tail
+from shared.record_log import Tail
 from supervisor.coordinator import Coordinator
 from supervisor.decider import Decider
 from tests.simulation.gate import Mode

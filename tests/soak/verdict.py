@@ -17,7 +17,7 @@ from pyarrow import fs
 
 from tests.rig.checker import check, check_log, group_offsets_equal_txn
 from tests.rig.evidence import Evidence, Strike, commit
-from tests.rig.lake import RECORDS, Kept, open_lake
+from tests.rig.lake import Kept, open_lake
 from tests.rig.ledger import Ledger
 from tests.rig.record_log import parse_records
 from tests.rig.report import Report

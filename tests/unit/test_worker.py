@@ -10,8 +10,7 @@ import pytest
 
 from shared.config import GapPolicy, OffsetReset, OnMalformed
 from shared.errors import (
-    CommitConflict, Fenced, KafkaUnavailable, MalformedMessage, ManifestTooLarge, OffsetGap,
-    StorageUnavailable, TableVanished, TopicMissing, TopicRecreated, TornRecord,
+    CommitConflict, Fenced, KafkaUnavailable, ManifestTooLarge, StorageUnavailable, TopicRecreated,
 )
 from shared.exit_codes import WorkerExit
 from shared.layout import Order, Paused, Report
