@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from shared.config import Config
 
 
 def main() -> int:
@@ -28,7 +33,7 @@ def main() -> int:
     return serve(config)
 
 
-def serve(config) -> int:
+def serve(config: Config) -> int:
     """Start everything; bad luck with the port or the runtime folder is told like bad config."""
     from shared.errors import BlockError
     from shared.exit_codes import ExitCode
@@ -45,7 +50,16 @@ def serve(config) -> int:
     except (PortTaken, BlockError) as error:
         print(f"{error}; {error.what_to_do}", file=sys.stderr)
         return ExitCode.CONFIG
-    return supervisor.run()
+    _leave(supervisor.run())
+
+
+def _leave(code: int) -> NoReturn:
+    """End at once: leaving by `sys.exit` would wait for a request to a store that does not answer.
+
+    What it decided, or not, the next start finds in the lake; any moment is safe.
+    """
+    logging.shutdown()
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,11 @@ from shared.exit_codes import ExitCode
 from tests.conftest import TopicNames
 from tests.faults.store_scenes import FIRE_S, MESSAGES, finish, settle, wait_recovered
 from tests.rig.evidence import Evidence, Strike
-from tests.rig.s3_proxy import Action, Request, S3Proxy, fail_before
+from tests.rig.s3_proxy import Action, Request, S3Proxy, fail_before, hang
 from tests.rig.scene import START_S, Scene
 from tests.rig.service import Service
 from tests.services import KafkaService, MinioService
+from tests.waiting import wait_until
 
 TOPICS = 3
 PARTITIONS = 2
@@ -30,6 +31,10 @@ GROWTH_BYTES_MAX = 24 << 20
 """Of the whole service, from the outage's first third to its last."""
 LINES_PER_S_MAX = 4
 """An aborted cycle is a line, and each cycle aborts; errors are told twice a minute each."""
+HANG_S = 30
+STOP_S = 2
+STOPPED_S = 10
+"""After a SIGTERM, with everything; far less than the answer that never comes."""
 REFUSED_FOR_S = 8
 GIVE_UP_S = 6
 SKEW_S = 20 * 60
@@ -309,3 +314,25 @@ def set_skew(offset: Path, seconds: int) -> None:
 def pause(seconds: float) -> None:
     """Let time pass with the fault on: its length is what is being tried."""
     time.sleep(seconds)
+
+
+@pytest.mark.extended
+@pytest.mark.slow
+@pytest.mark.fault("P14", "S3")
+def test_stop_does_not_wait_for_an_answer_that_does_not_come(
+    scene: Scene, proxy: S3Proxy, evidence: Evidence
+) -> None:
+    """systemd would kill what does not end in time, and call the stop a failure."""
+    settings = {"STOP_DEADLINE_SECONDS": str(STOP_S), "STORE_TIMEOUT_SECONDS": str(HANG_S),
+                "HEARTBEAT_LIMIT_SECONDS": str(3 * HANG_S), "CYCLE_DEADLINE_SECONDS": str(HANG_S)}
+    with scene.service(**settings) as service, scene.producer() as producer:
+        settle(scene, service, producer)
+        rule = proxy.rule(method="PUT", path_regex=r"/_bronze/log/", action=hang(HANG_S, after=True))
+        producer.produce(MESSAGES)
+        wait_until(lambda: rule.fired, FIRE_S, "the record was sent")
+        assert service.terminate(STOPPED_S) == ExitCode.OK
+        proxy.clear()
+        service.start()
+        service.wait_healthy(START_S)
+        finish(scene, service, producer, evidence)
+    evidence.struck(Strike.STORE, "no answer while stopping", rule.fired)
