@@ -327,15 +327,11 @@ ROWS_OF_DAMAGES = {
     "hint to an absent checkpoint": "S12", "torn commit": "S13", "unknown writer feature": "S11",
     "log removed": "S14", "newest version removed": "S14", "type of a column changed": "S8",
 }
-EVERYDAY_DAMAGE = "log removed"
 
 
 def marks_of(name: str) -> list[pytest.MarkDecorator]:
     """The marks of one damage."""
-    marks = [pytest.mark.fault(ROWS_OF_DAMAGES[name])]
-    if name != EVERYDAY_DAMAGE:
-        marks.append(pytest.mark.extended)
-    return marks
+    return [pytest.mark.fault(ROWS_OF_DAMAGES[name]), pytest.mark.extended]
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=marks_of(name)) for name in DAMAGES])

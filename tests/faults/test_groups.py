@@ -244,6 +244,7 @@ def poll_for(consumer: Consumer, seconds: float) -> None:
         consumer.poll(0.1)
 
 
+@pytest.mark.extended
 @pytest.mark.fault("K10")
 @pytest.mark.slow
 def test_member_that_joins_and_leaves_during_flushes_costs_nothing(

@@ -204,6 +204,7 @@ GOOD, BAD = b"as-it-was-written", b"as-it-was-damaged"
 DAMAGES = 3
 
 
+@pytest.mark.extended
 @pytest.mark.fault("K15")
 def test_damaged_batch_is_fetched_again_and_never_passed_over(
     kafka: KafkaService, topic_names: TopicNames, tmp_path: Path, evidence: Evidence

@@ -190,7 +190,8 @@ def test_service_lands_everything_once_when_worker_dies(
 
 
 @pytest.mark.fault("P3", "P4", "P6")
-@pytest.mark.parametrize("dies", ["worker", "supervisor"])
+@pytest.mark.parametrize(
+    "dies", ["worker", pytest.param("supervisor", marks=pytest.mark.extended)])
 def test_group_offsets_catch_up_when_death_comes_before_they_are_told(
     dies: str, scene: Scene, proxy: S3Proxy, kafka: KafkaService, evidence: Evidence
 ) -> None:
@@ -267,7 +268,9 @@ LOST_ANSWERS = {
 
 
 @pytest.mark.fault("S2")
-@pytest.mark.parametrize("how", LOST_ANSWERS)
+@pytest.mark.parametrize("how", [
+    pytest.param(how, marks=pytest.mark.extended) if how == "answered by 500" else how
+    for how in LOST_ANSWERS])
 @pytest.mark.parametrize("what", ["record", "commit"])
 def test_request_that_took_effect_is_not_repeated_when_its_answer_is_lost(
     what: str, how: str, scene: Scene, proxy: S3Proxy, evidence: Evidence

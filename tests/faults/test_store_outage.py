@@ -81,9 +81,10 @@ class Watch:
         assert written <= LINES_PER_S_MAX * seconds, f"{written} lines in {seconds} s"
 
 
+@pytest.mark.extended
 @pytest.mark.slow
 @pytest.mark.fault("S7")
-@pytest.mark.parametrize("outage_s", [6, pytest.param(25, marks=pytest.mark.extended)])
+@pytest.mark.parametrize("outage_s", [6, 25])
 def test_service_waits_flat_while_the_store_is_dead_and_everything_lands_once_it_is_back(
     outage_s: int, kafka: KafkaService, own_minio: MinioService, topic_names: TopicNames,
     lake_prefix: str, evidence: Evidence,

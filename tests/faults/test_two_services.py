@@ -66,7 +66,8 @@ def test_an_idle_service_is_fenced_too(scene: Scene, evidence: Evidence) -> None
 
 
 @pytest.mark.fault("P10")
-@pytest.mark.parametrize("how", ["killed", "stopped"])
+@pytest.mark.parametrize(
+    "how", ["killed", pytest.param("stopped", marks=pytest.mark.extended)])
 def test_two_instances_share_partitions_and_one_takes_over_when_the_other_ends(
     how: str, scene: Scene, evidence: Evidence
 ) -> None:
