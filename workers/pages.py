@@ -21,11 +21,16 @@ def forget_clean_pages(smaps: Path = Path("/proc/self/smaps")) -> int:
     """Drop clean, read-only pages of this process's files; how many bytes of address space.
 
     A mapping with a single page of our own in it (a relocated table, say) is left alone: dropping
-    that page would bring the file's bytes back in its place.
+    that page would bring the file's bytes back in its place.  Where the kernel does not tell its
+    mappings, nothing is dropped: it is a saving, not a need.
     """
+    try:
+        lines = smaps.read_text().splitlines()
+    except OSError:
+        return 0
     libc = ctypes.CDLL(None, use_errno=True)
     total = 0
-    for start, end in clean_mappings(smaps.read_text().splitlines()):
+    for start, end in clean_mappings(lines):
         if libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_DONTNEED) == 0:
             total += end - start
     return total

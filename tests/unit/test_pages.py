@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from workers.pages import clean_mappings
+from pathlib import Path
+
+from workers.pages import clean_mappings, forget_clean_pages
 
 SMAPS = """\
 7f0000000000-7f0000001000 r--p 00000000 fd:00 11 /lib/a.so
@@ -28,3 +30,14 @@ def test_clean_read_only_pages_of_files_are_found_and_no_others() -> None:
     """A relocated table, shared memory, or memory without a file would be lost."""
     found = list(clean_mappings(SMAPS.splitlines()))
     assert found == [(0x7F0000000000, 0x7F0000001000), (0x7F0000001000, 0x7F0000003000)]
+
+
+def test_code_whose_pages_were_forgotten_still_runs() -> None:
+    """They come back from the file with the next look."""
+    assert forget_clean_pages() > 0
+    assert sorted({"b": 2, "a": 1}) == ["a", "b"]
+
+
+def test_without_the_kernels_word_nothing_is_forgotten(tmp_path: Path) -> None:
+    """Some containers hide /proc; the service must start there all the same."""
+    assert forget_clean_pages(tmp_path / "smaps") == 0
