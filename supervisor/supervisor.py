@@ -144,6 +144,8 @@ class Supervisor:
         self._fleet.start_recoveries(self._coordinator.foreign_topics, now)
         for topic in self._fleet.spawn_due(now, self._coordinator.may_respawn):
             self._coordinator.worker_born(topic)
+            # The first one waits for the forkserver's imports: our own work, and no freeze.
+            self._last_turn = self._clock.monotonic()
 
     def _mourn(self, death: Death) -> None:
         self._coordinator.worker_died(death.topic)
