@@ -21,6 +21,8 @@ from shared.record_log import RecordLog, Tail
 from shared.records import CycleRecord, Manifest, Record, StartRecord, decode, encode
 from shared.version import SERVICE_VERSION
 
+CLAIMED_MEANWHILE_MAX = 100
+"""Records done between our start record and our listing; more means that we were frozen."""
 NUMBERS_PER_CALL_MAX = 1000
 """Other instances' records passed over in one call before the loop calls us again."""
 
@@ -92,13 +94,25 @@ class Decider:
 
     def _check_start(self, number: int, tail: Tail) -> None:
         """Look at what was written while we started: a newer service, or far more than that."""
-        if number <= tail.complete_through:
-            raise LogOvertaken(f"our start record {number} landed in the trimmed part of the log")
-        for later, record in sorted(tail.records.items()):
-            if (later > number and isinstance(record, StartRecord)
+        later = {**self._claimed_already(number, tail), **tail.records}
+        for found, record in sorted(later.items()):
+            if (found > number and isinstance(record, StartRecord)
                     and record.instance == self._instance and record.uuid != self._uuid):
-                raise Fenced(f"record {later} is the start of a newer service of instance "
+                raise Fenced(f"record {found} is the start of a newer service of instance "
                              f"{self._instance}")
+
+    def _claimed_already(self, number: int, tail: Tail) -> dict[int, Record]:
+        """Records behind ours that others claim as done by now, which the tail leaves out.
+
+        One that is gone means that our number is in the trimmed part of the log.
+        """
+        behind = range(number + 1, tail.complete_through + 1)
+        if len(behind) > CLAIMED_MEANWHILE_MAX:
+            raise LogOvertaken(f"{len(behind)} records were done while start {number} listed them")
+        records = {found: self._log.read(found) for found in behind}
+        if None in records.values():
+            raise LogOvertaken(f"our start record {number} landed in the trimmed part of the log")
+        return {found: record for found, record in records.items() if record is not None}
 
     def _adopt(self, tail: Tail) -> frozenset[str]:
         self._next = tail.next_number

@@ -12,7 +12,7 @@ from shared.errors import (
 from shared.naming import record_path
 from shared.record_log import RecordLog
 from shared.records import CycleRecord, Manifest, Range, Record, StartRecord, decode, encode
-from supervisor.decider import Decider, Decision, Proposal
+from supervisor.decider import CLAIMED_MEANWHILE_MAX, Decider, Decision, Proposal
 from tests.fakes.clock import FakeClock
 from tests.fakes.faults import FOREVER, When
 from tests.fakes.store import MemoryStore
@@ -385,6 +385,47 @@ def test_a_newer_service_that_starts_while_we_do_fences_us(lake: Lake) -> None:
     ours = Decider(StartsMeanwhile(lake), "0", "ours", lake.clock.unix_ms)
     with pytest.raises(Fenced, match="newer service"):
         ours.claim_start()
+
+
+def test_a_start_goes_on_when_another_instance_has_read_its_record_already(lake: Lake) -> None:
+    """It may claim our start record as done before we list the log: no reason to end."""
+    class Quick(RecordLog):
+        def put(self, number: int, data: bytes) -> bool:
+            put = super().put(number, data)
+            super().put(number + 1, encode(others(1, complete_through=number)))
+            return put
+
+    lake.decider(uuid="old")
+    decider = Decider(Quick(lake.store), "0", "ours", lake.clock.unix_ms)
+    assert decider.claim_start() == frozenset()
+    assert lake.log.numbers() == [0, 1, 2]
+
+
+def test_a_newer_start_is_found_though_its_record_is_claimed_as_done_already(lake: Lake) -> None:
+    """A listing that leaves out what is done would leave out the one who replaced us."""
+    class Frozen(RecordLog):
+        def put(self, number: int, data: bytes) -> bool:
+            put = super().put(number, data)
+            newer = StartRecord("0", "newer", "1", 0, "t", number)
+            super().put(number + 1, encode(newer))
+            super().put(number + 2, encode(others(1, complete_through=number + 1)))
+            return put
+
+    with pytest.raises(Fenced, match="newer service"):
+        Decider(Frozen(lake.store), "0", "ours", lake.clock.unix_ms).claim_start()
+
+
+def test_a_start_frozen_for_long_is_overtaken(lake: Lake) -> None:
+    """Its restart reads the log anew, instead of every record since."""
+    class Frozen(RecordLog):
+        def put(self, number: int, data: bytes) -> bool:
+            put = super().put(number, data)
+            for later in range(number + 1, number + CLAIMED_MEANWHILE_MAX + 3):
+                super().put(later, encode(others(later, complete_through=later - 1)))
+            return put
+
+    with pytest.raises(LogOvertaken, match="were done while"):
+        Decider(Frozen(lake.store), "0", "ours", lake.clock.unix_ms).claim_start()
 
 
 def test_a_start_record_in_the_trimmed_part_of_the_log_starts_nothing(lake: Lake) -> None:
