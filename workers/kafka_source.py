@@ -35,7 +35,7 @@ REQUEST_TIMEOUT_S = 5.0
 """One metadata, watermark or committed-offsets request; well below any heartbeat limit."""
 CLOSE_LIMIT_S = 3.0
 LEAVE_POLL_S = 0.05
-METADATA_REFRESH_MS = 10_000
+METADATA_REFRESH_MS = 5_000
 """New partitions are noticed within this; the promise is 30 s."""
 SESSION_TIMEOUT_MS = 10_000
 """A member that died without a successor is waited for this long by those who join later.  Far
@@ -161,7 +161,11 @@ class KafkaSource:
         self._assigned: tuple[int, ...] = ()
         self._paused = False
         self._callback_error: BaseException | None = None
-        connection = {"socket.timeout.ms": SOCKET_TIMEOUT_MS, **config.client_properties()}
+        connection = {
+            "socket.timeout.ms": SOCKET_TIMEOUT_MS,
+            # Also for the admin client: it asks the controller, and must learn when that moves.
+            "topic.metadata.refresh.interval.ms": METADATA_REFRESH_MS,
+            **config.client_properties()}
         connection |= {"error_cb": self._on_error, "logger": _quiet_logger()}
         self._admin = AdminClient({**connection, "client.id": f"bronze-{topic}-admin"})
         self._consumer = Consumer(
@@ -402,7 +406,6 @@ def _consumer_properties(limits: Limits) -> dict[str, Any]:
         "allow.auto.create.topics": False,
         "session.timeout.ms": SESSION_TIMEOUT_MS,
         "heartbeat.interval.ms": HEARTBEAT_INTERVAL_MS,
-        "topic.metadata.refresh.interval.ms": METADATA_REFRESH_MS,
         "check.crcs": True,
         "socket.keepalive.enable": True,
         "reconnect.backoff.max.ms": 5_000,

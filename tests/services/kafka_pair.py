@@ -130,8 +130,12 @@ class KafkaPair:
     def _create(self, name: str, partitions: int, config: Mapping[str, str]) -> None:
         topic = NewTopic(name, partitions, 2, config=dict(config))
         self._service.admin().create_topics([topic])[name].result(timeout=30)
-        wait_until(lambda: len(self.leaders(name)) == partitions
-                   and min(self.leaders(name).values()) > 0, 30, f"{name} has leaders")
+
+        def all_lead() -> bool:
+            leaders = self.leaders(name)
+            return len(leaders) == partitions and min(leaders.values()) > 0
+
+        wait_until(all_lead, 30, f"{name} has leaders")
 
     def _broker(self, node: int, ports: KafkaPorts, controller: int) -> LocalProcess:
         folder = self._folder / str(node)

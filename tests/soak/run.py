@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -168,6 +169,10 @@ class Soak:
         course.looks += 1
 
 
+_PLACES = re.compile(r"/\S*/(?=site-packages/|python3|workers/|supervisor/|shared/|healthcheck/)")
+"""Where the machine keeps its files, which is nobody's business in a kept run."""
+
+
 def log_lines(service: Service) -> tuple[int, list[str]]:
     """How many lines the service wrote, and those that are no JSON."""
     count = 0
@@ -177,5 +182,5 @@ def log_lines(service: Service) -> tuple[int, list[str]]:
         for line in lines:
             count += 1
             if line.strip() and not line.startswith("{"):
-                strays.append(line.rstrip())
+                strays.append(_PLACES.sub("", line.rstrip()))
     return count, strays
