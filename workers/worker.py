@@ -36,6 +36,7 @@ from workers.batch import Batch
 from workers.decoder import Decoded, decode
 from workers.draft import Draft, Prepared
 from workers.kafka_source import OutOfRange, Source
+from workers.pages import give_back_free_heap
 from workers.parquet_file import FileLimits
 from workers.ranges import join
 from workers.reporter import Reporter
@@ -395,6 +396,7 @@ class Worker:
         self._slot.count(Report.BYTES_UPLOADED, prepared.bytes)
         self._prepared.append(prepared)
         self._draft = self._new_draft(self._draft.book.ends)
+        give_back_free_heap()
 
     def _manifest(self) -> Manifest:
         flaws: dict[str, int] = {}
