@@ -8,7 +8,6 @@ import socketserver
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 
 import obstore
 import pyarrow as pa
@@ -36,29 +35,6 @@ from tests.waiting import wait_until
 
 TIMEOUT_S = 10
 PART_BYTES = 5 * 1024 * 1024
-
-
-@pytest.fixture
-def proxy(minio: MinioService) -> Iterator[S3Proxy]:
-    """Give a proxy in front of the session's store."""
-    with S3Proxy(minio.endpoint) as made:
-        yield made
-        assert made.errors == []
-
-
-@pytest.fixture
-def store(minio: MinioService, proxy: S3Proxy, lake_prefix: str) -> S3Store:
-    """Give a client that goes through the proxy and never tries twice."""
-    return S3Store(
-        minio.bucket,
-        prefix=lake_prefix,
-        endpoint=proxy.endpoint,
-        access_key_id=minio.access_key,
-        secret_access_key=minio.secret_key,
-        region="us-east-1",
-        client_options={"allow_http": True, "timeout": "2s"},
-        retry_config={"max_retries": 0, "retry_timeout": timedelta(seconds=5)},
-    )
 
 
 @pytest.fixture

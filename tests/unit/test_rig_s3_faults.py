@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import timedelta
-
 import obstore
 import pytest
 from obstore.exceptions import BaseError, PermissionDeniedError
@@ -15,29 +12,6 @@ from tests.services import MinioService
 
 DATA = bytes(range(256)) * 400
 REQUESTS = 200
-
-
-@pytest.fixture
-def proxy(minio: MinioService) -> Iterator[S3Proxy]:
-    """Give a proxy in front of the session's store."""
-    with S3Proxy(minio.endpoint) as made:
-        yield made
-        assert made.errors == []
-
-
-@pytest.fixture
-def store(minio: MinioService, proxy: S3Proxy, lake_prefix: str) -> S3Store:
-    """Give a client that goes through the proxy and never tries twice."""
-    return S3Store(
-        minio.bucket,
-        prefix=lake_prefix,
-        endpoint=proxy.endpoint,
-        access_key_id=minio.access_key,
-        secret_access_key=minio.secret_key,
-        region="us-east-1",
-        client_options={"allow_http": True, "timeout": "2s"},
-        retry_config={"max_retries": 0, "retry_timeout": timedelta(seconds=5)},
-    )
 
 
 def test_cut_request_fails_the_client_and_leaves_no_object(
