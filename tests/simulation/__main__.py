@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from tests.simulation.gate import Mode
 from tests.simulation.schedules import SMALL, TWO, of_seed, pairs, singles
-from tests.simulation.tally import run_all
+from tests.simulation.tally import run_spread
 from tests.simulation.world import Schedule, World
 
 
@@ -53,7 +53,7 @@ def _one(schedule: Schedule) -> int:
 
 
 def _many(schedules: Iterator[Schedule]) -> int:
-    tally = run_all(schedules, failures_max=5)
+    tally = run_spread(schedules, failures_max=5)
     print(tally)
     for failure in tally.failures:
         print(f"\n{failure}")

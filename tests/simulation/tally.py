@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from multiprocessing import get_context
 
 from tests.rig.evidence import Evidence, Strike
 from tests.simulation.gate import Mode
@@ -13,6 +17,8 @@ from tests.simulation.schedules import replay
 from tests.simulation.world import Schedule, World
 
 TRACE_LINES = 60
+PART = 40
+"""Schedules that a process runs before it tells; about half a second."""
 _KINDS = {"store": Strike.STORE, "table": Strike.TABLE, "kafka": Strike.KAFKA}
 _DEADLY = {Mode.CRASH_BEFORE, Mode.CRASH_AFTER, Mode.LAND_LATE}
 
@@ -40,6 +46,18 @@ class Tally:
                 f"{self.messages} messages judged; {sum(by_mode.values())} faults ({faults}) and "
                 f"{self.refused} requests refused in outages; {self.missed} schedules not counted, "
                 f"their faults never struck; {self.seconds:.1f} s of CPU")
+
+    def add(self, other: Tally) -> None:
+        """Count what another one counted, behind what is counted here."""
+        self.schedules += other.schedules
+        self.missed += other.missed
+        self.requests += other.requests
+        self.messages += other.messages
+        self.cycles += other.cycles
+        self.refused += other.refused
+        self.seconds += other.seconds
+        self.fired.update(other.fired)
+        self.failures += other.failures
 
     def tell(self, evidence: Evidence) -> None:
         """Tell what struck, once all schedules were judged well."""
@@ -72,6 +90,32 @@ def run_all(schedules: Iterable[Schedule], failures_max: int = 1) -> Tally:
             tally.fired.update(outcome.fired)
     tally.seconds = time.process_time() - began
     return tally
+
+
+def run_spread(schedules: Iterable[Schedule], failures_max: int = 1) -> Tally:
+    """The same in as many processes as there are cores; which runs where changes nothing.
+
+    They are new interpreters: a rule that was taken out in this process is in force there.
+
+    Raises:
+        BrokenProcessPool: one of the processes died.
+    """
+    tally = Tally()
+    # Not forked: by now this process may have threads of the clients' libraries.
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        found = pool.map(partial(run_all, failures_max=failures_max), _parts(schedules))
+        for part in found:
+            tally.add(part)
+            if len(tally.failures) >= failures_max:
+                pool.shutdown(wait=False, cancel_futures=True)
+                break
+    return tally
+
+
+def _parts(schedules: Iterable[Schedule]) -> Iterator[list[Schedule]]:
+    waiting = iter(schedules)
+    while part := list(islice(waiting, PART)):
+        yield part
 
 
 def explain(schedule: Schedule, lines: int = TRACE_LINES) -> str:

@@ -10,7 +10,7 @@ import pytest
 from tests.rig.evidence import Evidence
 from tests.simulation.gate import ALL_MODES
 from tests.simulation.schedules import SMALL, TWO, of_seed, pairs, singles, some_pairs
-from tests.simulation.tally import Tally, run_all
+from tests.simulation.tally import Tally, run_spread
 from tests.simulation.world import Schedule, World
 
 PAIRS, PAIRS_SEED = 5_600, 11
@@ -25,7 +25,7 @@ def run(
     capsys: pytest.CaptureFixture[str],
 ) -> Tally:
     """Run them all, print what they were, and let none fail."""
-    tally = run_all(schedules)
+    tally = run_spread(schedules)
     assert not tally.failures, tally.failures[0]
     with capsys.disabled():
         print(f"\nsimulation: {tally}")
