@@ -5,6 +5,10 @@ VENV_PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 
+# PySpark, for the comparison only: half a gigabyte that no other command needs.
+PEERS_VENV := .venv-peers
+INSTALLED_PEERS := $(PEERS_VENV)/.installed
+
 # The first interpreter that is new enough; name another one with `make install PYTHON=...`.
 IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11; do \
@@ -17,11 +21,11 @@ ARGS ?=
 PIP_INSTALL := $(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check --requirement
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test faults soak mutants bench clean
+.PHONY: help install run test faults soak mutants bench bench-peers clean
 
 help: ## Print this list
 	@echo "Usage: make <command>"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## Create .venv with the pinned requirements of the service
 
@@ -43,8 +47,13 @@ mutants: $(INSTALLED_DEV) ## Break the product on purpose, many times, and see t
 bench: $(INSTALLED_DEV) ## Measure throughput and memory on a real Kafka and a real MinIO
 	@exec $(VENV_PYTHON) -m bench $(ARGS)
 
+bench-peers: $(INSTALLED_DEV) ## Let a plain loop and Spark do the same work, and compare
+	@$(VENV_PYTHON) -m bench.peers --check-tools
+	@$(MAKE) --no-print-directory $(INSTALLED_PEERS)
+	@exec $(VENV_PYTHON) -m bench.peers $(ARGS)
+
 clean: ## Remove .venv and every cache inside this checkout
-	rm -rf $(VENV) .pytest_cache .hypothesis .mypy_cache
+	rm -rf $(VENV) $(PEERS_VENV) .pytest_cache .hypothesis .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The two stamps make a second run of any command start at once: pip is asked again
@@ -74,4 +83,11 @@ $(INSTALLED): requirements.txt
 $(INSTALLED_DEV): requirements-dev.txt $(INSTALLED)
 	@echo "Installing requirements-dev.txt into $(VENV)" >&2
 	@$(PIP_INSTALL) requirements-dev.txt
+	@touch $@
+
+$(INSTALLED_PEERS): requirements-peers.txt $(INSTALLED)
+	@echo "Installing requirements-peers.txt into $(PEERS_VENV), some minutes" >&2
+	@$(VENV_PYTHON) -m venv --clear $(PEERS_VENV)
+	@$(PEERS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--requirement requirements-peers.txt
 	@touch $@

@@ -101,9 +101,22 @@ def kafka_jars(progress: Progress) -> Path:
     Raises:
         ServiceUnavailable: Java or Maven is missing, or Maven failed; the text says which.
     """
+    return maven_jars(f"kafka-{KAFKA_VERSION}", KAFKA_POM, "54 MB, about 10 s", progress)
+
+
+def maven_jars(name: str, pom: str, effort: str, progress: Progress) -> Path:
+    """Return a folder with every jar that a pom's dependencies need at run time.
+
+    Args:
+        name: what they are, for the folder's name; the pom's digest is added to it.
+        pom: the whole text of the pom.
+        effort: what the first call costs, for the person who waits.
+
+    Raises:
+        ServiceUnavailable: Java or Maven is missing, or Maven failed; the text says which.
+    """
     java_command()
-    pom_digest = hashlib.sha256(KAFKA_POM.encode()).hexdigest()[:8]
-    target = cache_folder() / f"kafka-{KAFKA_VERSION}-{pom_digest}"
+    target = cache_folder() / f"{name}-{hashlib.sha256(pom.encode()).hexdigest()[:8]}"
     if target.is_dir():
         return target
     if shutil.which("mvn") is None:
@@ -111,11 +124,10 @@ def kafka_jars(progress: Progress) -> Path:
 
     def fetch(building: Path) -> None:
         with tempfile.TemporaryDirectory() as project:
-            Path(project, "pom.xml").write_text(KAFKA_POM)
-            arguments = [MAVEN_GOAL, f"-DoutputDirectory={building}"]
-            title = f"fetching Kafka {KAFKA_VERSION} with Maven (54 MB, about 10 s)"
+            Path(project, "pom.xml").write_text(pom)
+            arguments = [MAVEN_GOAL, "-DincludeScope=runtime", f"-DoutputDirectory={building}"]
             _run(
-                title, ["mvn", "--batch-mode", *arguments],
+                f"fetching {name} with Maven ({effort})", ["mvn", "--batch-mode", *arguments],
                 cwd=Path(project), environ=os.environ, timeout_s=MAVEN_TIMEOUT_S, progress=progress,
             )
 
