@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import pickle
 from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -122,6 +126,23 @@ def end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> End:
     return made
 
 
+@pytest.fixture(scope="module")
+def judges() -> Iterator[ProcessPoolExecutor]:
+    """Keep the judging processes for several tests: they take most of two seconds to start."""
+    with ProcessPoolExecutor(
+        max_workers=verdicts.JUDGES, mp_context=get_context("spawn")) as pool:
+        yield pool
+
+
+@pytest.fixture
+def next_end(
+    end: End, judges: ProcessPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> End:
+    """Give an end whose judges have judged before; where the processes' age is not the point."""
+    monkeypatch.setattr(verdicts, "ProcessPoolExecutor", lambda **_: nullcontext(judges))
+    return end
+
+
 def test_verdict_passes_a_lake_that_is_right_and_counts_what_it_saw(end: End) -> None:
     """The line says how much was judged, in the words of the page."""
     verdict = end.judge()
@@ -135,10 +156,10 @@ def test_verdict_passes_a_lake_that_is_right_and_counts_what_it_saw(end: End) ->
 
 
 @pytest.mark.parametrize("fault", list(Fault))
-def test_a_fault_that_never_struck_voids_the_run(end: End, fault: Fault) -> None:
+def test_a_fault_that_never_struck_voids_the_run(next_end: End, fault: Fault) -> None:
     """What was not tried has not been withstood."""
-    end.world.struck[fault] = 0
-    assert [text for text in end.judge().wrong if "void" in text and str(fault) in text]
+    next_end.world.struck[fault] = 0
+    assert [text for text in next_end.judge().wrong if "void" in text and str(fault) in text]
 
 
 def test_a_message_that_is_missing_fails_the_run_and_is_not_counted(end: End) -> None:
@@ -152,16 +173,16 @@ def test_a_message_that_is_missing_fails_the_run_and_is_not_counted(end: End) ->
 
 
 @pytest.mark.parametrize("code", [0, 76, 78])
-def test_an_end_by_itself_that_no_restart_is_for_fails_the_run(end: End, code: int) -> None:
+def test_an_end_by_itself_that_no_restart_is_for_fails_the_run(next_end: End, code: int) -> None:
     """Fenced without a second service, or halted: that is a fault, however whole the tables."""
-    end.world.exits[code] = 1
-    assert any("ended by itself" in text for text in end.judge().wrong)
+    next_end.world.exits[code] = 1
+    assert any("ended by itself" in text for text in next_end.judge().wrong)
 
 
-def test_a_last_stop_that_is_not_clean_fails_the_run(end: End) -> None:
+def test_a_last_stop_that_is_not_clean_fails_the_run(next_end: End) -> None:
     """The tables may be whole; the promise of exit code 0 is broken."""
-    end.service.terminate = lambda timeout: 1
-    assert any("exit code 1" in text for text in end.judge().wrong)
+    next_end.service.terminate = lambda timeout: 1
+    assert any("exit code 1" in text for text in next_end.judge().wrong)
 
 
 def test_log_ledger_and_lake_are_kept_for_whoever_looks_for_the_reason(
