@@ -1,8 +1,9 @@
 """`python -m healthcheck --block PATH --host HOST --port PORT`: the health page's process.
 
-Started by the supervisor, which holds the other end of its stdin: end of file there means that
-the supervisor is gone, and the page ends with it.  It also ends on SIGTERM (both with 0), and
-with 1 and a named log line when the block is not ours or the address cannot be had.
+It has a lifeline, a descriptor whose other end the supervisor holds (stdin, where it is started by
+hand): end of file there means that the supervisor is gone, and the page ends with it.  It also
+ends on SIGTERM (both with 0), and with 1 and a named log line when the block is not ours or the
+address cannot be had.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -35,25 +37,25 @@ _LOGGER = logging.getLogger("healthcheck")
 _STDIN = 0
 
 
-def main(arguments: list[str]) -> ExitCode:
-    """Serve until told to end."""
+def main(arguments: Sequence[str], lifeline: int = _STDIN) -> ExitCode:
+    """Serve until told to end; raises SystemExit after SIGTERM."""
     options = _parser().parse_args(arguments)
     configure(options.log_level, options.log_format)
     quieten()
     os.nice(NICENESS)
     signal.signal(signal.SIGTERM, _end)
-    if not os.isatty(_STDIN):
+    if not os.isatty(lifeline):
         # Ctrl-C reaches every process of the terminal; the page shows the stop to its end.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        return _serve(options)
+        return _serve(options, lifeline)
     except BlockError as error:
         log_event(_LOGGER, logging.ERROR, "health_page_ends", error=error.name, message=error,
                   what_to_do=error.what_to_do)
     return ExitCode.INTERNAL
 
 
-def _serve(options: argparse.Namespace) -> ExitCode:
+def _serve(options: argparse.Namespace, lifeline: int) -> ExitCode:
     block = Block.attach(options.block, writable=False)
     clock = SystemClock()
     observer = Observer(block, clock)
@@ -66,16 +68,16 @@ def _serve(options: argparse.Namespace) -> ExitCode:
                   what_to_do="Stop what uses the port, or set HEALTH_HOST and HEALTH_PORT.")
         return ExitCode.INTERNAL
     server = HealthServer(create_app(block, clock, observer), observer, listening)
-    threading.Thread(target=_watch_stdin, name="stdin", daemon=True).start()
+    threading.Thread(target=_watch, args=(lifeline,), name="lifeline", daemon=True).start()
     log_event(_LOGGER, logging.INFO, "health_page_open", host=server.effective_host,
               port=int(server.effective_port))
     server.run()
     return ExitCode.OK
 
 
-def _watch_stdin() -> None:
-    """End the process with its stdin, in order if the main thread still can."""
-    while os.read(_STDIN, 1024):
+def _watch(lifeline: int) -> None:
+    """End the process with its lifeline, in order if the main thread still can."""
+    while os.read(lifeline, 1024):
         pass
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
     threading.main_thread().join(ORDERLY_END_S)

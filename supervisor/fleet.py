@@ -23,6 +23,7 @@ from shared.config import Config
 from shared.exit_codes import WorkerExit
 from shared.layout import Order, Report
 from shared.logs import log_event
+from supervisor.nursery import PRELOAD
 from supervisor.respawn import History, Respawn, after_death, describe
 from supervisor.signals import drain
 from workers import entry
@@ -55,6 +56,11 @@ class Child:
     def ended(self) -> bool:
         """Whether the process is gone, by its pidfd."""
         return self.pidfd is None or bool(select.select([self.pidfd], [], [], 0)[0])
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is gone, or its forkserver is and nobody would tell how it ends."""
+        return self.ended or not self.process.is_alive()
 
     def send(self, number: signal.Signals) -> None:
         """Signal it, if it is still there."""
@@ -107,7 +113,7 @@ class Fleet:
         self._config, self._block_path, self._clock = config, block_path, clock
         _do_without_tracker()
         self._context = multiprocess.get_context("forkserver")
-        self._context.set_forkserver_preload(entry.PRELOAD)
+        self._context.set_forkserver_preload(PRELOAD)
         self._berths = {
             topic: Berth(topic, index, slots[topic]) for index, topic in enumerate(slots)}
         self._recoveries: dict[str, Child] = {}
@@ -160,7 +166,7 @@ class Fleet:
                 args=(Assignment(self._config, berth.topic, berth.index, incarnation,
                                  self._block_path), writer))
             commits = berth.slot.report(Report.COMMITS)
-            return Child(process, _start(process), reader, now, commits)
+            return Child(process, start(process), reader, now, commits)
         except (OSError, EOFError):
             reader.close()
             raise
@@ -181,7 +187,7 @@ class Fleet:
         """Bury the dead and settle when each comes back."""
         deaths = []
         for berth in self._berths.values():
-            if berth.child is None or not self._is_over(berth.child):
+            if berth.child is None or not berth.child.is_over:
                 continue
             exit_code = berth.child.make_certain()
             progress = berth.slot.report(Report.COMMITS) > berth.child.commits_at_birth
@@ -192,9 +198,6 @@ class Fleet:
             deaths.append(Death(berth.topic, exit_code, fate.delay_s is not None))
             _log_end(berth.topic, exit_code, fate)
         return deaths
-
-    def _is_over(self, child: Child) -> bool:
-        return child.ended or not child.process.is_alive()
 
     def kill_stalled(self, now: float, limit_s: float) -> None:
         """SIGABRT to workers without a heartbeat (they write their stacks), then SIGKILL."""
@@ -229,7 +232,7 @@ class Fleet:
                 target=entry.recover, name=f"recover-{topic}", daemon=True,
                 args=(self._config, topic))
             try:
-                self._recoveries[topic] = Child(process, _start(process))
+                self._recoveries[topic] = Child(process, start(process))
             except (OSError, EOFError) as error:
                 self._recoveries_at = now + SPAWN_RETRY_S
                 _log_not_spawned(topic, error)
@@ -238,7 +241,7 @@ class Fleet:
         """Topics that have been rolled forward; failed ones are started again by the caller."""
         done = []
         for topic, child in list(self._recoveries.items()):
-            if self._is_over(child):
+            if child.is_over:
                 del self._recoveries[topic]
                 if child.make_certain() == WorkerExit.STOPPED_CLEANLY:
                     done.append(topic)
@@ -299,7 +302,7 @@ def _log_not_spawned(topic: str, error: OSError | EOFError) -> None:
               what_to_do="Check the limits on processes and open files (TasksMax, NOFILE).")
 
 
-def _start(process: Any) -> int | None:
+def start(process: Any) -> int | None:
     """Start a process and give its pidfd, None when it has ended already.
 
     Raises OSError or EOFError when the host refuses either; no process is left then.

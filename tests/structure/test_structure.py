@@ -18,7 +18,7 @@ PACKAGES = ("shared", "workers", "supervisor", "healthcheck", "demo", "bench")
 MAY_IMPORT = {
     "shared": {"shared"},
     "workers": {"workers", "shared"},
-    "supervisor": {"supervisor", "workers", "shared"},
+    "supervisor": {"supervisor", "workers", "healthcheck", "shared"},
     "healthcheck": {"healthcheck", "shared"},
     "demo": {"demo"},
     "bench": {"bench", "tests"},
@@ -84,6 +84,18 @@ def test_imports_point_one_way(package: str) -> None:
     wrong = {name_of(path): tops_of(path) & ours - MAY_IMPORT[package]
              for path in sources(package)}
     assert {name: found for name, found in wrong.items() if found} == {}
+
+
+def test_the_supervisor_knows_of_the_health_page_only_where_it_begins() -> None:
+    """It starts it as a process; what the page is made of stays the page's own."""
+    found = {name for path in sources("supervisor") for name in imports_of(path)
+             if name.split(".")[0] == "healthcheck"}
+    assert found == {"healthcheck"}
+    names = {alias.name for path in sources("supervisor")
+             for node in ast.walk(ast.parse(path.read_text()))
+             if isinstance(node, ast.ImportFrom) and node.module == "healthcheck"
+             for alias in node.names}
+    assert names == {"entry"}
 
 
 @pytest.mark.parametrize("library", ONE_PLACE)

@@ -102,19 +102,41 @@ def test_a_refused_recovery_is_tried_again_later(
     assert fleet.alive == 1
 
 
-def test_a_refused_sidecar_is_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_a_refused_sidecar_is_tried_again_later(
+    monkeypatch: pytest.MonkeyPatch, refusal: Exception
+) -> None:
     """Ingestion never depends on the page."""
     tries = []
 
-    def refuse(*arguments: Any, **settings: Any) -> None:
-        tries.append(arguments)
-        raise BlockingIOError(11, "Resource temporarily unavailable")
+    class Refused(RefusedProcess):
+        def start(self) -> None:
+            tries.append(self)
+            raise refusal
 
-    monkeypatch.setattr("subprocess.Popen", refuse)
     sidecar = Sidecar(make_config(), "/nowhere", 0)
+    monkeypatch.setattr(sidecar._context, "Process", Refused)
     for turn in range(100):
         sidecar.tend(turn * 0.001)
     assert len(tries) == 2, "the first death costs no wait, the second does"
     sidecar.tend(1000.0)
     assert len(tries) == 3
-    assert sidecar.waitables() == []
+    assert (sidecar.waitables(), sidecar.restarts) == ([], -1)
+
+
+def test_the_sidecar_is_told_no_more_than_where_to_look_and_to_listen(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answers strangers, so nothing of the configuration may travel to it."""
+    told: list[Any] = []
+
+    class Told(RefusedProcess):
+        def __init__(self, **facts: Any) -> None:
+            told.append(facts["args"])
+
+    sidecar = Sidecar(make_config(), "/run/block", 8081)
+    monkeypatch.setattr(sidecar._context, "Process", Told)
+    sidecar.tend(0.0)
+    assert told == [([
+        "--block", "/run/block", "--host", "127.0.0.1", "--port", "8081",
+        "--log-level", "INFO", "--log-format", "json"],)]
