@@ -167,14 +167,16 @@ def demos() -> Iterator[list[Demo]]:
                 demo.process.kill()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_demo_lands_rows_and_stops_cleanly(
-    tmp_path: Path, demos: list[Demo], number: signal.Signals
-) -> None:
+def test_demo_lands_rows_and_stops_cleanly(tmp_path: Path, demos: list[Demo]) -> None:
     """A newcomer's whole visit: rows within seconds, Ctrl-C, a summary that adds up, exit 0."""
     demo = Demo(tmp_path)
     demos.append(demo)
     demo.wait_for_rows()
+    stop_and_look(demo, signal.SIGINT)
+
+
+def stop_and_look(demo: Demo, number: signal.Signals) -> None:
+    """Stop a demo that has shown rows, and hold all that it said against what there is."""
     first = next(line for line in demo.output().splitlines()
                  if " rows " in line and " rows 0" not in line)
     assert float(first.split()[0]) < FIRST_ROWS_SECONDS
@@ -230,8 +232,7 @@ def test_demo_begins_with_an_empty_lake_and_alone(tmp_path: Path, demos: list[De
     service_pid = int((first.folder / "demo.lock").read_text())
     assert f"process {service_pid}" in other.stderr
     assert (first.folder / "lake" / "left_over").exists()
-    first.process.send_signal(signal.SIGTERM)
-    assert first.wait_for_end() == 0
+    stop_and_look(first, signal.SIGTERM)
     again = Demo(tmp_path)
     demos.append(again)
     again.wait_for_rows()

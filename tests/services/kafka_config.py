@@ -100,7 +100,9 @@ _QUICK: Mapping[str, str] = {
     # A broker that comes back from a SIGKILL is refused until its old session is over (9 s).
     "broker.session.timeout.ms": "3000",
     "broker.heartbeat.interval.ms": "500",
-    "group.initial.rebalance.delay.ms": "0",
+    # A group without members waits for more of them: whoever comes later than this joins with the
+    # next heartbeat of the first one (2 s). Workers of one service start at the same time.
+    "group.initial.rebalance.delay.ms": "300",
     "group.min.session.timeout.ms": "1000",
     "log.initial.task.delay.ms": "500",
     "log.retention.check.interval.ms": "1000",
