@@ -44,7 +44,7 @@ soak: $(INSTALLED_DEV) ## Random faults for HOURS=1 hours, judged at the end
 mutants: $(INSTALLED_DEV) ## Break the product on purpose, many times, and see that tests notice
 	@exec $(VENV_PYTHON) -m tests.mutants $(ARGS)
 
-bench: $(INSTALLED_DEV) ## Measure throughput and memory on a real Kafka and a real MinIO
+bench: $(INSTALLED_DEV) ## Measure the performance contract on a real Kafka and a real MinIO
 	@exec $(VENV_PYTHON) -m bench $(ARGS)
 
 bench-peers: $(INSTALLED_DEV) ## Let a plain loop and Spark do the same work, and compare

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import date
 
 import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
 
+DAY = "_ingestion_date"
 PLACE = ("_kafka_partition", "_kafka_offset")
 _SUMMARY = [("_kafka_offset", kind) for kind in ("count", "count_distinct", "min", "max")]
 
@@ -27,20 +29,21 @@ class Counted:
 
 def count_offsets(
     lake_uri: str, options: Mapping[str, str], ranges: Mapping[str, OffsetRanges],
-    malformed: Mapping[str, int] | None,
+    malformed: Mapping[str, int] | None, since: date | None = None,
 ) -> Counted:
     """Hold both tables of every topic against the offsets of the broker.
 
     Args:
         ranges: topic -> what the broker holds.
         malformed: topic -> dead letters there must be; None where there is no such table.
+        since: files of earlier days are not the service's and are left out.
     """
     counted = Counted()
     for topic, expected in ranges.items():
-        rows = _places(f"{lake_uri}/bronze_{topic}", options)
+        rows = _places(f"{lake_uri}/bronze_{topic}", options, since)
         dead = rows.slice(0, 0)
         if malformed is not None:
-            dead = _places(f"{lake_uri}/dlq_bronze_{topic}", options)
+            dead = _places(f"{lake_uri}/dlq_bronze_{topic}", options, since)
             if dead.num_rows != malformed[topic]:
                 counted.faults.append(
                     f"{topic}: {dead.num_rows} dead letters, {malformed[topic]} were sent")
@@ -65,10 +68,11 @@ def faults_of(topic: str, expected: OffsetRanges, places: pa.Table) -> Iterable[
                    f"the broker holds {wanted.get(partition)}")
 
 
-def _places(uri: str, options: Mapping[str, str]) -> pa.Table:
+def _places(uri: str, options: Mapping[str, str], since: date | None) -> pa.Table:
     schema = pa.schema([(PLACE[0], pa.int32()), (PLACE[1], pa.int64())])
     try:
         table = DeltaTable(uri, storage_options=dict(options))
     except TableNotFoundError:
         return schema.empty_table()
-    return table.to_pyarrow_dataset().to_table(columns=list(PLACE)).cast(schema)
+    days = [(DAY, ">=", since.isoformat())] if since is not None else None
+    return table.to_pyarrow_dataset(partitions=days).to_table(columns=list(PLACE)).cast(schema)

@@ -7,13 +7,17 @@ process of the service leaves it, so children whose parent died still count.
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 PROC = Path("/proc")
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 KIB = 1024
+YOUNG_S = 5.0
+"""A process that was met no longer ago may still take another role: by exec, or a new name."""
 
 
 class Role(StrEnum):
@@ -76,11 +80,14 @@ def parse_smaps(text: str) -> dict[str, int]:
 
 
 def role_of(pid: int, root: int, parent_role: Role | None, command: str) -> Role:
-    """A role by place in the family; a worker has its forkserver's command line."""
+    """A role by place in the family; a worker has its forkserver's command line.
+
+    The sidecar is a program of its own, or comes from the forkserver and renames itself.
+    """
     if pid == root:
         return Role.MAIN
     if parent_role is Role.FORKSERVER:
-        return Role.WORKER
+        return Role.SIDECAR if "healthcheck" in command else Role.WORKER
     for word, role in (("resource_tracker", Role.TRACKER), ("forkserver", Role.FORKSERVER),
                        ("healthcheck", Role.SIDECAR)):
         if word in command:
@@ -94,16 +101,19 @@ class Family:
     def __init__(self, root: int) -> None:
         self._root = root
         self._members: dict[int, Member] = {}
+        self._met_at: dict[int, float] = {}
         self._strangers: set[int] = set()
 
     def members(self) -> list[Member]:
-        """Every living process; one whose role is known is not looked at again."""
+        """Every living process; one whose role is known for a while is not looked at again."""
         living = {int(entry) for entry in os.listdir(PROC) if entry.isdigit()}
         self._strangers &= living
+        settled = time.monotonic() - YOUNG_S
         self._members = {
             pid: member for pid, member in self._members.items()
-            # Between fork and exec a process looks like its parent, so it is asked again.
-            if pid in living and member.role is not Role.OTHER}
+            # After a fork a process looks like its parent for a while, so it is asked again.
+            if pid in living and member.role is not Role.OTHER
+            and (pid == self._root or self._met_at[pid] < settled)}
         # Parents have lower numbers than their children, but for the rare wrap-around.
         for pid in sorted(living - self._strangers - self._members.keys()):
             self._meet(pid)
@@ -119,6 +129,7 @@ class Family:
         parent = self._members.get(stat.parent)
         role = role_of(pid, self._root, parent.role if parent else None, _command(pid))
         self._members[pid] = Member(pid, role)
+        self._met_at.setdefault(pid, time.monotonic())
 
     def cpu_s(self) -> dict[Role, float]:
         """CPU seconds by role since the start of each, ended children included.
@@ -134,6 +145,11 @@ class Family:
             used[member.role] = used.get(member.role, 0.0) + stat.own_s
             used[heir] = used.get(heir, 0.0) + stat.ended_s
         return used
+
+    def resident(self) -> int:
+        """The sum of the resident sizes in bytes: cheap, and shared pages count for each."""
+        texts = (_read(member.pid, "statm") for member in self.members())
+        return sum(int(text.split()[1]) * PAGE_BYTES for text in texts if text)
 
     def memory(self) -> list[Memory]:
         """Memory of every process that lives now."""

@@ -7,16 +7,16 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
+from bench import installation
+from bench.installation import ROOT
 from tests.services.ports import free_ports
 
-ROOT = Path(__file__).resolve().parents[1]
 HOST = "127.0.0.1"
 REQUEST_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 45.0
@@ -24,7 +24,8 @@ NOTE_BYTES_MAX = 4096
 LOG_LINES_IN_ERRORS = 30
 FOREIGN_PREFIXES = (
     "KAFKA_", "AWS_", "LAKE_", "HEALTH_", "LOG_", "BATCH_", "CYCLE_", "STOP_", "START_", "DLQ_",
-    "STORE_", "CONSUME_", "ROW_GROUP_", "UPLOAD_", "FILE_BYTES_", "CARRY_OVER_", "HEARTBEAT_")
+    "STORE_", "CONSUME_", "ROW_GROUP_", "UPLOAD_", "FILE_BYTES_", "CARRY_OVER_", "HEARTBEAT_",
+    "MEMORY_", "ISOLATE_", "GAP_", "PYTHON")
 """Settings of whoever runs the benchmark; they must not reach what is measured."""
 
 
@@ -53,6 +54,8 @@ def parse_metrics(text: str) -> dict[str, float]:
 class Product:
     """One run of the service, killed with all its processes when the `with` block is left.
 
+    It runs from this checkout on an installation of requirements.txt alone.
+
     Attributes:
         started_at, ready_at: Unix times of the start and of the message READY=1 that the service
             sends to its service manager, whose part is played here.
@@ -68,7 +71,7 @@ class Product:
             **clean_environment(), "LOG_FORMAT": "json", "HEALTH_HOST": HOST,
             "HEALTH_PORT": str(self._port), "NOTIFY_SOCKET": str(self._folder / "notify"),
             **environ}
-        self._command = [sys.executable, "-m", "supervisor", "--workers", str(workers)]
+        self._command = [str(installation.python()), "-m", "supervisor", "--workers", str(workers)]
         self._process: subprocess.Popen[bytes] | None = None
         self.started_at = self.ready_at = 0.0
 

@@ -1,199 +1,167 @@
-"""Turns a measurement into docs/benchmarks.md and a JSON file. Pure: text in, text out."""
+"""Turns runs into docs/benchmarks.md and its charts. Pure: numbers in, text out.
+
+    python -m bench.report          writes the page anew from the files in bench/results
+"""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from bench.compare import PeerRun
+from bench import plots
+from bench.contract import Verdict
 from bench.facts import Facts
-from bench.phases import CpuByRole, Drain, Idle, Steady
-from bench.processes import Memory, Role
+from bench.results import Run, newest, read_all
+from bench.sampler import Watched
+from bench.scenarios import SCENARIOS, Result
+from bench.scenarios.drain import Drain
+from bench.sections import SECTIONS
+from bench.stacks import Profile, newest_profile
+from bench.tables import table
 
-MB = 1_000_000
-TARGET_MB = 256
-"""What the whole service is meant to stay below; no promise before a run shows it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """Everything one run found; `peer` is None when it was left out."""
-
-    facts: Facts
-    topics: int
-    partitions: int
-    message_bytes: float
-    interval_s: float
-    steady_per_second: int
-    drain: Drain
-    idle: Idle
-    steady: Steady
-    rows: int
-    dead_letters: int
-    peer: PeerRun | None
+PAGE = Path("docs") / "benchmarks.md"
+IMAGES = Path("docs") / "images"
 
 
-def total(cpu: CpuByRole) -> float:
-    """CPU seconds of all processes."""
-    return sum(cpu.values())
+def write_page(root: Path) -> list[Path]:
+    """Write the page and its charts from the runs below a folder; the files written."""
+    runs = newest(read_all(root))
+    results = results_of(runs)
+    limit_mb = max((run.limit_mb for run in runs.values()), default=0)
+    images = plots.charts(results, limit_mb)
+    files = {root / PAGE: as_markdown(runs, newest_profile(root), list(images)),
+             **{root / IMAGES / name: text for name, text in images.items()}}
+    for path, text in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return list(files)
 
 
-def as_json(found: Measurement) -> str:
-    """The whole measurement, for comparing runs."""
-    return json.dumps(asdict(found), indent=1) + "\n"
+def results_of(runs: Mapping[str, Run]) -> dict[str, Result]:
+    """Scenario -> its numbers, where there are any."""
+    return {name: run.results[name] for name, run in runs.items() if name in run.results}
 
 
-def as_markdown(found: Measurement) -> str:
+def verdicts_of(runs: Mapping[str, Run]) -> list[tuple[str, Verdict]]:
+    """(scenario, verdict) of all scenarios."""
+    return [(name, verdict) for name, run in runs.items() if name in run.results
+            for verdict in run.results[name].verdicts(run.limit_mb)]
+
+
+def as_markdown(
+    runs: Mapping[str, Run], profile: Profile | None, images: Sequence[str]
+) -> str:
     """The page for readers."""
-    parts = [_intro(found), _machine(found.facts), _drain(found),
-             _memory(found.drain.memory.at_peak), _cpu(found), _idle_and_steady(found)]
-    if found.peer is not None:
-        parts.append(_peer(found, found.peer))
-    return "\n".join([*parts, _method(found)])
+    parts = [_intro(), contract(runs), _machine(runs)]
+    results = results_of(runs)
+    for name, result in results.items():
+        parts.append(SECTIONS[name](result))
+        parts += [f"![{image}](images/{image})\n" for image in images
+                  if image.startswith(f"bench-{name}")]
+        if name == "drain" and profile is not None:
+            parts.append(_profile(profile))
+    return "\n".join([*parts, _method(results)])
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; the first column is text, the others are numbers."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
-def megabytes(count: float) -> str:
-    """Bytes as MB (10^6), as the table shows them."""
-    return f"{count / MB:,.1f}"
-
-
-def _intro(found: Measurement) -> str:
+def _intro() -> str:
     return (
         "# Benchmarks\n\n"
-        "Written by `make bench`; edit `bench/report.py` instead. Every figure is of one run, "
-        f"in which all {found.rows + found.dead_letters:,} messages were found exactly once in "
-        f"the tables ({found.rows:,} rows, {found.dead_letters:,} dead letters) before anything "
-        "was counted.\n")
+        "Written by `make bench`; edit `bench/report.py` instead. Before a number counted, every "
+        "offset of every partition of its scenario had been found in the tables exactly once, "
+        "dead letters included. The service is measured as `make install` installs it.\n")
 
 
-def _machine(facts: Facts) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in facts.versions.items())
-    state = " with uncommitted changes" if facts.is_dirty else ""
-    return "## Where\n\n" + table(["", "This run"], [
-        ["CPU", f"{facts.cpu}, {facts.cores} cores"], ["Memory", facts.memory],
-        ["Kernel", facts.kernel], ["Load average before", f"{facts.load:.2f}"],
-        ["Versions", versions], ["Commit", f"`{facts.commit}`{state}"],
-        ["Command", f"`{facts.command}`"], ["Date", facts.at]]) + (
+def contract(runs: Mapping[str, Run]) -> str:
+    """The promises and whether they are kept; what has no numbers says so."""
+    rows = [[verdict.promise, verdict.limit, verdict.found,
+             "kept" if verdict.is_kept else "**contract: missed**", name]
+            for name, verdict in verdicts_of(runs)]
+    rows += [["-", "-", "-", f"**not measured**: {_one_line(run.failures[name])}", name]
+             for name, run in runs.items() if name in run.failures]
+    rows += [["-", "-", "-", "not measured yet", name] for name in SCENARIOS if name not in runs]
+    return "## The contract\n\n" + table(["What", "Limit", "Measured", "", "Scenario"], rows)
+
+
+def _one_line(text: str) -> str:
+    return text.splitlines()[0].replace("|", "/") if text else ""
+
+
+def _machine(runs: Mapping[str, Run]) -> str:
+    by_run: dict[int, tuple[Run, list[str]]] = {}
+    for name, run in runs.items():
+        by_run.setdefault(id(run), (run, []))[1].append(name)
+    return "## Where\n\n" + table(
+        ["Scenarios", "Commit", "Date", "Machine", "Load average before", "Command"],
+        [[", ".join(names), _commit(run.facts), run.facts.at, _where(run.facts),
+          f"{run.facts.load:.2f}", f"`{run.facts.command}`{'' if run.is_full else ' (not full)'}"]
+         for run, names in by_run.values()]) + "".join(
+        f"\n`{commit}`: {versions}.\n" for commit, versions in sorted({
+            (run.facts.commit, ", ".join(
+                f"{name} {version}" for name, version in run.facts.versions.items()))
+            for run in runs.values()})) + (
         "\nKafka, MinIO and the producer ran on the same cores.\n")
 
 
-def _drain(found: Measurement) -> str:
-    drain, peak = found.drain, found.drain.memory.peak
-    per = 1e6 / drain.late
-    workers = drain.cpu.get(Role.WORKER, 0.0)
-    verdict = "below" if peak <= TARGET_MB * MB else "above"
+def _commit(facts: Facts) -> str:
+    return f"`{facts.commit}`{' with uncommitted changes' if facts.is_dirty else ''}"
+
+
+def _where(facts: Facts) -> str:
+    return f"{facts.cpu}, {facts.cores} cores, {facts.memory}, {facts.kernel}"
+
+
+def _profile(profile: Profile) -> str:
     return (
-        f"## Draining {drain.messages:,} messages\n\n"
-        f"{found.topics} topics of {found.partitions} partitions, JSON values of "
-        f"{found.message_bytes:.0f} bytes on average, one in a thousand malformed, a flush every "
-        f"{found.interval_s:g} s.\n\n" + table(["Measure", "Value"], [
-            ["Start until READY", f"{drain.start_s:.2f} s"],
-            ["Read by early workers before READY", f"{drain.early:,} messages"],
-            ["The others read, from READY", f"{drain.read_s:.2f} s"],
-            ["Read", f"{drain.late / max(drain.read_s, 1e-9):,.0f} messages/s"],
-            ["Committed, from READY", f"{drain.committed_s:.2f} s"],
-            ["Committed", f"{drain.messages / drain.committed_s:,.0f} messages/s"],
-            ["Mean flush, start to last commit", f"{drain.flush_s * 1000:,.0f} ms"],
-            ["CPU of the workers, from READY",
-             f"{workers:.2f} s, {workers * per:.2f} us/message"],
-            ["CPU of all processes, from READY",
-             f"{total(drain.cpu):.2f} s, {total(drain.cpu) * per:.2f} us/message"],
-            ["CPU of all processes until READY", f"{total(drain.start_cpu):.2f} s"],
-            ["CPU of all processes, start included",
-             f"{(total(drain.cpu) + total(drain.start_cpu)) * 1e6 / drain.messages:.2f} "
-             "us/message"],
-            ["Peak memory of all processes (PSS)", f"{megabytes(peak)} MB"],
-            ["Mean memory (PSS)", f"{megabytes(drain.memory.mean)} MB"],
-        ]) + (
-        f"\nThe peak is {verdict} the {TARGET_MB} MB that are the aim for the whole service.\n"))
+        "## Where the microseconds go\n\n"
+        f"`python -m bench.profile` at `{profile.commit}`: {profile.samples:,} samples of one "
+        f"draining worker in {profile.seconds:.0f} s, by what ran; the workers used "
+        f"{profile.worker_us:.2f} us/message in that drain.\n\n" + table(
+            ["Stage", "Share", "us/message"],
+            [[stage, f"{100 * share:.1f} %", f"{share * profile.worker_us:.3f}"]
+             for stage, share in profile.shares]))
 
 
-def _memory(processes: list[Memory]) -> str:
-    order = list(Role)
-    rows = [
-        [process.role.value, *(megabytes(value) for value in (
-            process.pss, process.anonymous, process.file, process.private))]
-        for process in sorted(processes, key=lambda one: (order.index(one.role), -one.pss))]
-    sums = [sum(getattr(process, name) for process in processes)
-            for name in ("pss", "anonymous", "file", "private")]
-    return "## Memory at the peak, by process (MB)\n\n" + table(
-        ["Process", "PSS", "of it anonymous", "of it files", "Private"],
-        [*rows, ["**all**", *(f"**{megabytes(value)}**" for value in sums)]])
-
-
-def _cpu(found: Measurement) -> str:
-    roles = [role for role in Role if role in found.drain.cpu]
-    return "## CPU by kind of process (s)\n\n" + table(
-        ["Process", "Until READY", "Drain", f"Idle {found.idle.seconds:.0f} s",
-         f"Steady {found.steady.seconds:.0f} s"],
-        [[role.value, *(f"{cpu.get(role, 0.0):.2f}" for cpu in (
-            found.drain.start_cpu, found.drain.cpu, found.idle.cpu, found.steady.cpu))]
-         for role in roles])
-
-
-def _idle_and_steady(found: Measurement) -> str:
-    idle, steady = found.idle, found.steady
-    share = 100 * total(idle.cpu) / idle.seconds
-    return "## Idle and under a steady stream\n\n" + table(
-        ["Measure", "Idle", f"{found.steady_per_second:,} messages/s"], [
-            ["Duration", f"{idle.seconds:.1f} s", f"{steady.seconds:.1f} s"],
-            ["CPU of all processes", f"{share:.2f} % of a core",
-             f"{total(steady.cpu) / steady.seconds:.3f} cores"],
-            ["Mean memory (PSS)", f"{megabytes(idle.memory.mean)} MB",
-             f"{megabytes(steady.memory.mean)} MB"],
-            ["Peak memory (PSS)", f"{megabytes(idle.memory.peak)} MB",
-             f"{megabytes(steady.memory.peak)} MB"],
-            ["Commits, records, new objects",
-             f"{idle.commits}, {idle.records}, {idle.objects_written}", "-"],
-            ["Last commit after the last message", "-", f"{steady.behind_s:.2f} s"]])
-
-
-def _peer(found: Measurement, peer: PeerRun) -> str:
-    drain, per = found.drain, 1e6 / peer.messages
-    ours_us, theirs_us = total(drain.cpu) * 1e6 / drain.late, peer.cpu_s * per
-    rate, peer_rate = drain.messages / drain.committed_s, peer.messages / peer.committed_s
-    return (
-        "## Beside a simple script\n\n"
-        "`bench/peer.py`: one process, `consume` into lists, `write_deltalake` every "
-        f"{found.interval_s:g} s. It checks no message, has no dead letters, no flush of all "
-        f"topics together and no protection against rows twice. Before the "
-        f"service was started it copied the same {peer.messages:,} messages, found once each "
-        "by the same count.\n\n" + table(
-            ["Measure", "Service", "Script", "Script / service"], [
-                ["Committed, messages/s", f"{rate:,.0f}", f"{peer_rate:,.0f}",
-                 f"{peer_rate / rate:.2f}"],
-                ["CPU, us/message", f"{ours_us:.2f}", f"{theirs_us:.2f}",
-                 f"{theirs_us / ours_us:.2f}"],
-                ["Peak memory (PSS), MB", megabytes(drain.memory.peak),
-                 megabytes(peer.memory.peak),
-                 f"{peer.memory.peak / drain.memory.peak:.2f}"]]))
-
-
-def _method(found: Measurement) -> str:
-    watching = 100 * found.drain.memory.watching_cpu_s / (
-        found.drain.start_s + found.drain.committed_s)
+def _method(results: Mapping[str, Result]) -> str:
+    drain = results.get("drain")
+    cost = f": {watching(drain.memory)} in the drain" if isinstance(drain, Drain) else ""
     return (
         "## How\n\n"
-        "- Memory is the PSS of every process of the service, from `/proc/<pid>/smaps_rollup`, "
-        "summed every 100 ms (every second while idle); MB are 10^6 bytes.\n"
-        "- CPU is user and system time from `/proc/<pid>/stat`, ended children included. Up to "
-        "READY it is the cost of starting; the figures per message do not hold it unless they "
-        "say so. Kafka, MinIO, the producer and the measuring are not in it; taking the samples "
-        f"cost {watching:.1f} % of a core, which the service had to do without.\n"
+        "- Memory is the PSS of every process of the service, from `/proc/<pid>/smaps_rollup`; MB "
+        "are 10^6 bytes. Reading it makes the kernel walk every page, so every 100 ms the "
+        "resident sizes are read, which cost nothing, and the PSS of all processes twice a "
+        "second, and at once in every step in which the resident sizes say that the sum has "
+        f"passed the highest one seen. What that costs the service has to do without{cost}.\n"
+        "- The service runs from this checkout on an installation of `requirements.txt` of its "
+        "own: nothing that only tests need is loaded, and no page of a library is shared with "
+        "the measuring program.\n"
+        "- CPU is user and system time from `/proc/<pid>/stat`, ended children included. Kafka, "
+        "MinIO, the producer and the measuring are not in it.\n"
         "- READY is the message of that name to the service manager. A worker begins to read "
-        "when it is ready itself, so some messages are read before that; figures per message "
-        "from READY are per message read after it, those with the start included per message of "
-        "all.\n"
-        "- The time of the last commit is the service's own (`bronze_last_commit_timestamp_"
-        f"seconds`). It falls on the end of an interval of {found.interval_s:g} s, so the "
-        "committed rate says more about the interval than about speed; the read rate is that of "
-        "checking, encoding and uploading. It is looked at every 250 ms.\n"
-        "- The metrics are asked for every 250 ms during the drain and not at all while idle; "
-        "the sidecar's CPU is part of the sum.\n"
+        "when it is ready itself, so some messages of a backlog are read before that; figures "
+        "per message from READY are per message read after it. The metrics are asked for every "
+        "250 ms in a drain; the sidecar's CPU is part of the sum of all processes.\n"
+        "- A table's version is visible once its log entry exists. That moment is the entry's "
+        "LastModified in the store: MinIO's clock for all tables, to the millisecond, taken when "
+        "it has received the entry. A window is the latest less the earliest of a decision "
+        "record's bronze tables, of records with all topics in them.\n"
+        "- The age of a row is that moment less its `_kafka_timestamp`, which the producer sets "
+        "when it is handed the message; every row of the bronze tables counts once.\n"
+        "- Growth is that of a straight line fitted by least squares, without the first tenth of "
+        "the cycles.\n"
         "- The producer writes uncompressed batches with keys and without headers.\n")
+
+
+def watching(watched: Watched) -> str:
+    """What watching cost, and how well it saw."""
+    return (f"{100 * watched.watching_cpu_s / max(watched.watching_s, 1e-9):.1f} % of a core "
+            f"({watched.samples:,} looks at PSS in {watched.steps:,} steps)")
+
+
+def main() -> None:
+    """Write the page of this checkout anew."""
+    for path in write_page(Path()):
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import uuid
 
 import pyarrow as pa
 import pytest
 
 from bench.__main__ import parse
 from bench.lake import faults_of
-from bench.load import make_malformed, make_payloads
-from bench.phases import difference
+from bench.load import Load, make_malformed, make_payloads
 from bench.processes import TICKS_PER_SECOND, Family, Role, parse_smaps, parse_stat, role_of
 from bench.product import parse_metrics
-from bench.sampler import Watched
+from bench.sampler import Sampler, Watched, thinned
+from bench.scenarios.window import skewed_rota
+from bench.watch import difference
+from tests.services import KafkaService
 from tests.waiting import wait_until
 from workers.decoder import find_flaw
 
@@ -53,6 +56,7 @@ def test_bench_reads_memory_in_bytes() -> None:
     (3, Role.FORKSERVER, "python -c from multiprocess.forkserver import main", Role.WORKER),
     (4, Role.MAIN, "python -c from multiprocess.resource_tracker import main", Role.TRACKER),
     (5, Role.MAIN, "python -m healthcheck --block b", Role.SIDECAR),
+    (5, Role.FORKSERVER, "python -m healthcheck --block b", Role.SIDECAR),
     (6, Role.MAIN, "python -m supervisor --workers 8", Role.OTHER),
 ])
 def test_bench_tells_processes_apart(
@@ -70,7 +74,7 @@ def test_bench_counts_cpu_of_ended_children_and_memory_of_living_ones() -> None:
             assert process.stdout is not None
             assert process.stdout.readline() == b"burnt\n"
             family = Family(process.pid)
-            assert sum(family.cpu_s().values()) >= 0.3
+            assert sum(family.cpu_s().values()) >= 0.3 - 3 / TICKS_PER_SECOND
             (memory,) = family.memory()
             assert memory.pid == process.pid
             assert 0 < memory.anonymous <= memory.pss
@@ -146,3 +150,60 @@ def test_bench_quick_run_does_not_count_as_a_full_one() -> None:
     assert not parse(["--messages", "100000"]).is_full
     with pytest.raises(SystemExit):
         parse(["--messages", "0"])
+
+
+def test_bench_knows_its_scenarios() -> None:
+    """A misspelt one must not be left out silently."""
+    assert parse(["growth", "drain", "growth"]).scenarios == ["growth", "drain"]
+    assert set(parse(["all"]).scenarios) > set(parse([]).scenarios)
+    with pytest.raises(SystemExit):
+        parse(["drian"])
+
+
+def test_bench_sampler_sees_a_peak_between_two_looks() -> None:
+    """PSS is read rarely; what comes and goes in between must be seen all the same."""
+    script = ("import time\ntime.sleep(1)\nkept = bytearray(80_000_000)\ntime.sleep(1)\n"
+              "del kept\ntime.sleep(60)\n")
+    with subprocess.Popen([sys.executable, "-c", script], start_new_session=True) as process:
+        try:
+            with Sampler(process.pid, full_s=30.0) as sampler:
+                wait_until(lambda: sampler.seen.steps > 30, 20, "the peak has come and gone")
+        finally:
+            process.kill()
+    assert sampler.seen.peak > 80_000_000
+    assert sampler.seen.samples < sampler.seen.steps / 2
+    assert sampler.seen.highest_estimate <= sampler.seen.peak
+
+
+def test_bench_thinned_series_keeps_its_peak() -> None:
+    """The curve must reach what the table says."""
+    series = [(float(number), {Role.MAIN: 5 if number == 37 else 1}) for number in range(101)]
+    found = thinned(series, 10)
+    assert len(found) <= 10
+    assert (37.0, {Role.MAIN: 5}) in found
+    assert thinned(series, 1000) == series
+    assert thinned([], 10) == []
+
+
+def test_bench_rota_gives_one_topic_nine_tenths() -> None:
+    """Malformed messages included; every other topic gets as much as the others."""
+    rota = skewed_rota(8)
+    assert rota.count(0) == 0.9 * len(rota)
+    assert {rota.count(other) for other in range(1, 8)} == {1}
+
+
+@pytest.mark.real
+def test_bench_load_sends_what_it_counts(kafka: KafkaService) -> None:
+    """By topic and partition, by rota, and values of 1 MB as large as they are said to be."""
+    topics = [f"load-{uuid.uuid4().hex[:6]}-{number}" for number in range(3)]
+    for topic in topics:
+        kafka.create_topic(topic, 2)
+    load = Load(kafka.bootstrap, topics, 2, [0, 0, 0, 1])
+    load.produce(4000, lambda _count: None)
+    load.produce_large(topics[2], 3, 1_000_000, lambda _count: None)
+    held = {topic: sum(end - first for first, end in kafka.offset_ranges(topic).values())
+            for topic in topics}
+    assert held == load.sent
+    assert held[topics[0]] == 3 * held[topics[1]]
+    assert held[topics[2]] == 3
+    assert sum(load.malformed.values()) == 4

@@ -1,0 +1,71 @@
+"""The store is killed under a steady stream and comes back: memory meanwhile and afterwards."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+
+from bench.contract import Verdict, memory
+from bench.sampler import Sampler, Watched
+from bench.surroundings import Surroundings
+from bench.watch import READY_TIMEOUT_S, wait_committed
+
+INTERVAL_S = 10.0
+PER_SECOND = 20_000
+BEFORE_S, AFTER_S = 30.0, 30.0
+OUTAGE_S, QUICK_OUTAGE_S = 600.0, 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """The store was away from away_at to back_at (Unix time); all was committed at done_at."""
+
+    per_second: int
+    messages: int
+    away_at: float
+    back_at: float
+    done_at: float
+    memory: Watched
+
+    def verdicts(self, limit_mb: int) -> list[Verdict]:
+        """See `bench.scenarios`."""
+        return [memory(f"with the store away for {self.back_at - self.away_at:.0f} s",
+                       self.memory.peak, limit_mb)]
+
+
+def run(around: Surroundings) -> Outage:
+    """Stream before, during and after the outage, wait until all is committed, count.
+
+    Raises:
+        Incomplete, ProductError: also when it ended, or started a worker anew.
+    """
+    before_s, after_s = around.size(BEFORE_S, 12), around.size(AFTER_S, 5)
+    outage_s = around.size(OUTAGE_S, QUICK_OUTAGE_S)
+    seconds = before_s + outage_s + after_s
+    with around.ground(minio=around.provider.own_minio()) as ground:
+        moments: list[float] = []
+
+        def strike() -> None:
+            time.sleep(before_s)
+            moments.append(time.time())
+            ground.minio.kill()
+            time.sleep(outage_s)
+            ground.minio.start()
+            moments.append(time.time())
+
+        with ground.product(INTERVAL_S) as product:
+            product.wait_ready(READY_TIMEOUT_S)
+            with Sampler(product.pid) as sampler:
+                striker = threading.Thread(target=strike, name="outage")
+                striker.start()
+                messages = int(PER_SECOND * seconds)
+                with around.step("stream with an outage", messages) as tick:
+                    ground.load.produce_steadily(PER_SECOND, seconds, tick)
+                striker.join()
+                with around.step("drain what was left", messages) as tick:
+                    wait_committed(product, messages, tick)
+                done_at = time.time()
+            ground.finish(product)
+        ground.count()
+    return Outage(PER_SECOND, messages, moments[0], moments[1], done_at, sampler.seen)
