@@ -131,6 +131,8 @@ class Follower:
         if kind is None:
             if self._error is not None:
                 raise self._error
+            if self._thread.is_alive():
+                raise LogGap(f"a look at the logs was not over within {STOP_TIMEOUT_S:g} s")
             self._follow()
 
     def _run(self) -> None:

@@ -168,7 +168,10 @@ def _limits(frame: _Frame, limits: Sequence[Limit]) -> list[str]:
         parts += [
             f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="#c00" '
             'stroke-dasharray="4 3"/>',
-            f'<text x="{x2 + 4:.1f}" y="{y1 + 4:.1f}" fill="#c00">{escape(limit.name)}</text>']
+            f'<text x="{x2 + 4:.1f}" y="{y1 + 4:.1f}" fill="#c00">{escape(limit.name)}</text>'
+            if limit.is_upright else
+            f'<text x="{x2 - 4:.1f}" y="{y1 - 5:.1f}" text-anchor="end" fill="#c00">'
+            f'{escape(limit.name)}</text>']
     return parts
 
 
