@@ -184,16 +184,16 @@ class SimChild:
     def __init__(self, process: Any, born_at: float, commits: int) -> None:
         self.sim, self.born_at, self.commits_at_birth = process, born_at, commits
         self.aborted_at: float | None = None
-        self.process = self
 
     @property
     def ended(self) -> bool:
         """See `Child`."""
         return self.sim.dead
 
-    def is_alive(self) -> bool:
-        """See `Process`."""
-        return not self.sim.dead
+    @property
+    def is_over(self) -> bool:
+        """See `Child`."""
+        return self.sim.dead
 
     def send(self, number: signal.Signals) -> None:
         """See `Child`."""
