@@ -11,7 +11,8 @@ from rich.console import Console
 
 from bench.load import LoadError
 from bench.peers import tools
-from bench.peers.run import FULL_MESSAGES, HEAP, SMALL_HEAPS, Plan, run
+from bench.peers.report import HEAP
+from bench.peers.run import FULL_MESSAGES, SMALL_HEAPS, Plan, run
 from tests.services import ServiceError, ServiceUnavailable
 
 DESCRIPTION = f"""\
@@ -22,7 +23,8 @@ steps, each bounded in time:
   produce   JSON messages of about 210 bytes, one in a thousand malformed
   service   python -m supervisor --workers 8
   loop      bench/peer.py: consume into lists, write_deltalake every interval
-  Spark     Structured Streaming with a {HEAP} heap, local[2], a query per topic
+  Spark     Structured Streaming with a {HEAP} heap, local[2], a query per topic;
+            once reading each batch twice, once caching it between its two writes
   heaps     Spark with {', '.join(SMALL_HEAPS)}: the first that gets through a tenth of the
             messages and then through all of them counts
 After each one every offset of every partition must be in its tables exactly once, dead

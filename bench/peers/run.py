@@ -17,8 +17,16 @@ from bench.facts import Facts, gather
 from bench.lake import count_offsets
 from bench.load import Load
 from bench.peers import bars, report, tools
-from bench.peers.report import Comparison, HeapTry
-from bench.peers.systems import NoNumber, SystemRun, Task, run_loop, run_service, run_spark
+from bench.peers.report import HEAP, Comparison, HeapTry
+from bench.peers.systems import (
+    NoNumber,
+    Spark,
+    SystemRun,
+    Task,
+    run_loop,
+    run_service,
+    run_spark,
+)
 from bench.product import ROOT
 from tests.services import KafkaService, MinioService, ServiceError, ServiceProvider
 from tests.services.instances import LocalProcess
@@ -27,7 +35,6 @@ TOPICS, PARTITIONS = 8, 4
 FULL_MESSAGES = 10_000_000
 PRODUCE_CHUNK = 500_000
 """Each chunk has the time limit of `Load.produce` for itself."""
-HEAP = "4g"
 SMALL_HEAPS = ("512m", "640m", "768m", "1g")
 """Tried in this order; Spark refuses to start with less than 450 MB."""
 DISK_BYTES_PER_MESSAGE = 700
@@ -82,16 +89,21 @@ class Run:
             topics = self._fill("peers", self._plan.messages)
             self._try(report.SERVICE, topics, run_service, has_dead_letters=True)
             self._try(report.LOOP, topics, run_loop, has_dead_letters=False)
-            self._try(report.SPARK, topics, self._spark(HEAP), has_dead_letters=True)
+            self._try(report.SPARK, topics, self._spark(Spark(HEAP)), has_dead_letters=True)
+            self._try(report.SPARK_CACHED, topics, self._spark(Spark(HEAP, is_cached=True)),
+                      has_dead_letters=True)
             self._smallest_heap(topics)
             return Comparison(
                 self._facts, TOPICS, PARTITIONS, self._plan.messages, self._plan.interval_s,
-                HEAP, self._runs, self._failures, self._tries)
+                self._runs, self._failures, self._tries)
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _say(self, line: str) -> None:
-        self._console.print(line, style="dim", highlight=False, markup=False)
+        self._show(line, style="dim")
+
+    def _show(self, line: str, style: str = "") -> None:
+        self._console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
 
     def _fill(self, kind: str, messages: int) -> Topics:
         names = [f"{kind}-{self._name}-{number}" for number in range(TOPICS)]
@@ -103,8 +115,8 @@ class Run:
         self._say(f"{messages:,} messages produced in {time.monotonic() - began:.1f} s")
         return Topics(names, load.total, dict(load.malformed))
 
-    def _spark(self, heap: str) -> Measure:
-        return lambda name, task: run_spark(name, task, heap, self._jars)
+    def _spark(self, spark: Spark) -> Measure:
+        return lambda name, task: run_spark(name, task, spark, self._jars)
 
     def _try(
         self, name: str, topics: Topics, measure: Measure, *, has_dead_letters: bool
@@ -114,7 +126,7 @@ class Run:
             self._runs.append(self._measured(name, topics, measure, has_dead_letters))
         except NoNumber as error:
             self._failures[name] = str(error)
-            self._console.print(f"{name}: no number: {error}", style="red", markup=False)
+            self._show(f"{name}: no number: {error}", style="red")
 
     def _measured(
         self, name: str, topics: Topics, measure: Measure, has_dead_letters: bool
@@ -142,7 +154,7 @@ class Run:
         faults = report.faults_of(topics.messages, counted)
         if faults:
             raise NoNumber(f"not complete: {'; '.join(faults)}")
-        self._console.print(report.line_of(found), highlight=False, markup=False)
+        self._show(report.line_of(found))
         return found
 
     def _smallest_heap(self, topics: Topics) -> None:
@@ -152,7 +164,7 @@ class Run:
             for stage, some in (("trial", trial), ("all", topics)):
                 name = report.spark_name(heap)
                 try:
-                    found = self._measured(name, some, self._spark(heap), True)
+                    found = self._measured(name, some, self._spark(Spark(heap)), True)
                 except NoNumber as error:
                     self._note(HeapTry(heap, some.messages, str(error)))
                     break
@@ -164,7 +176,7 @@ class Run:
 
     def _note(self, tried: HeapTry) -> None:
         self._tries.append(tried)
-        self._console.print(report.line_of_try(tried), highlight=False, markup=False)
+        self._show(report.line_of_try(tried))
 
     def _wipe(self, prefix: str) -> None:
         client = self._minio.client()
@@ -190,7 +202,7 @@ def run(plan: Plan, console: Console) -> bool:
         LoadError, ServiceError: nothing is written then.
     """
     def say(line: str) -> None:
-        console.print(line, style="dim", highlight=False, markup=False)
+        console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
 
     provider = ServiceProvider(say)
     try:

@@ -61,7 +61,7 @@ class Job:
     def _writer(self, topic: str) -> Callable[[DataFrame, int], None]:
         def write(batch: DataFrame, number: int) -> None:
             checked = batch.withColumn("error_class", F.expr(FLAW))
-            if self._given.persist:
+            if self._given.cached:
                 checked = checked.persist()
             dead = checked.where("error_class IS NOT NULL")
             self._append(dead.selectExpr(*DEAD_LETTER, *METADATA, "error_class"),
@@ -69,7 +69,7 @@ class Job:
             self._append(checked.where("error_class IS NULL").selectExpr(*ROW, *METADATA),
                          f"bronze_{topic}", number)
             self.last_commit_at = time.time()
-            if self._given.persist:
+            if self._given.cached:
                 checked.unpersist()
         return write
 
@@ -124,7 +124,7 @@ def main() -> None:
         parser.add_argument(name, type=Path, required=True)
     parser.add_argument("--interval", type=float, required=True)
     parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument("--persist", action="store_true")
+    parser.add_argument("--cached", action="store_true")
     given = parser.parse_args()
     spark = session(given, json.loads(given.settings))
     job = Job(given, spark)

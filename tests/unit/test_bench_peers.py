@@ -16,6 +16,7 @@ from bench.peers.__main__ import TRIAL_SHARE, parse
 from bench.peers.report import Comparison, HeapTry
 from bench.peers.run import FULL_MESSAGES
 from bench.peers.systems import (
+    Spark,
     SystemRun,
     Task,
     limit_s,
@@ -35,7 +36,7 @@ TASK = Task("host:9092", {"a": {0: 5}}, 5, 10.0,
 
 def comparison() -> Comparison:
     return Comparison(
-        FACTS, 8, 4, 1000, 10.0, "4g", [OURS, SPARK],
+        FACTS, 8, 4, 1000, 10.0, [OURS, SPARK],
         {report.SPARK_SMALL: "none of 512m is enough"},
         [HeapTry("512m", 100, "OutOfMemoryError"), HeapTry("640m", 100, "")])
 
@@ -136,10 +137,17 @@ def test_peers_limits_grow_with_the_work() -> None:
 
 def test_peers_spark_gets_no_secret_on_its_command_line() -> None:
     """Everybody on a machine can read command lines."""
-    command = spark_command(TASK, "640m", Path("/jars"), Path("/run"))
+    command = spark_command(TASK, Spark("640m"), Path("/jars"), Path("/run"))
     assert "hush" not in " ".join(command)
     assert command[command.index("--lake") + 1] == "s3a://bucket/lake"
     assert json.loads(command[command.index("--ends") + 1]) == {"a": {"0": 5}}
+
+
+def test_peers_spark_caches_only_where_told() -> None:
+    """Two columns of the page differ by nothing else."""
+    plain, cached = (spark_command(TASK, Spark("4g", is_cached), Path("/jars"), Path("/run"))
+                     for is_cached in (False, True))
+    assert [*plain, "--cached"] == cached
 
 
 def test_peers_spark_encrypts_where_the_store_does() -> None:
