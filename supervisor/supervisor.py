@@ -88,8 +88,8 @@ class Supervisor:
                 now = self._begin_turn()
                 self._heed_signals(now)
                 self._tend_workers(now)
-                self._sidecar.tend(now)
                 self._coordinator.advance(self._clock.monotonic())
+                self._tend_sidecar(now)
                 self._tell_systemd()
             return self._exit_code()
         finally:
@@ -144,7 +144,14 @@ class Supervisor:
         self._fleet.start_recoveries(self._coordinator.foreign_topics, now)
         for topic in self._fleet.spawn_due(now, self._coordinator.may_respawn):
             self._coordinator.worker_born(topic)
-            # The first one waits for the forkserver's imports: our own work, and no freeze.
+            # A new forkserver imports its libraries first: our own work, and no freeze.
+            self._last_turn = self._clock.monotonic()
+
+    def _tend_sidecar(self, now: float) -> None:
+        restarts = self._sidecar.restarts
+        self._sidecar.tend(now)
+        if self._sidecar.restarts != restarts:
+            # The first process waits for the forkserver's imports: our own work, and no freeze.
             self._last_turn = self._clock.monotonic()
 
     def _mourn(self, death: Death) -> None:

@@ -290,7 +290,9 @@ def find(service: Service, victim: str) -> list[int]:
         ]
         if victim == "forkserver":
             return [process.pid for process in forkservers]
-        return sorted(child.pid for process in forkservers for child in process.children())
+        page = service.sidecar_pid()
+        return sorted(child.pid for process in forkservers for child in process.children()
+                      if child.pid != page)
     except psutil.Error:
         return []  # It ended between two questions.
 

@@ -1,0 +1,142 @@
+"""The forkserver that is a fork of the supervisor: it waits, serves, outlives refusals, and ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+TIMEOUT_S = 60
+
+PRELUDE = """
+import json, os, signal, sys, time
+from pathlib import Path
+import multiprocess, psutil
+refusing = Path(sys.argv[1])
+real_fork = os.fork
+def fork():
+    if refusing.exists():
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+    return real_fork()
+os.fork = fork
+from supervisor import fleet
+from supervisor.nursery import Nursery
+fleet._do_without_tracker()
+nursery = Nursery.fork()
+(server,) = psutil.Process().children()
+context = multiprocess.get_context("forkserver")
+begun = []
+def begin():
+    process = context.Process(target=time.sleep, args=(600,), daemon=True)
+    process.start()
+    begun.append(process)
+    return process
+def kill_server():
+    server.kill()
+    while server.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+def tell(**facts):
+    print(json.dumps(facts), flush=True)
+    for process in begun:
+        os.kill(process.pid, signal.SIGKILL)  # process.kill() spares one whose forkserver is gone
+    os._exit(0)
+"""
+
+
+def run(script: str, tmp_path: Path, **environ: str) -> dict[str, Any]:
+    """Run a supervisor of a few lines in a process of its own; what it tells."""
+    found = subprocess.run(
+        [sys.executable, "-c", PRELUDE + script, str(tmp_path / "refusing")], cwd=ROOT,
+        env={**os.environ, **environ}, capture_output=True, text=True, timeout=TIMEOUT_S,
+        check=False)
+    assert found.returncode == 0, found.stderr
+    told: dict[str, Any] = json.loads(found.stdout.splitlines()[-1])
+    return told
+
+
+def gone(pid: int) -> None:
+    """Wait for a process' end."""
+    try:
+        psutil.Process(pid).wait(TIMEOUT_S)
+    except psutil.NoSuchProcess:
+        pass
+
+
+def test_a_forkserver_that_is_never_opened_imports_nothing_and_ends_with_its_parent(
+    tmp_path: Path,
+) -> None:
+    """A start that ends over its configuration leaves nobody behind."""
+    told = run("tell(server=server.pid, maps='pyarrow' in str(server.memory_maps()))", tmp_path)
+    assert told["maps"] is False
+    gone(told["server"])
+
+
+def test_processes_come_from_it_and_it_leaves_with_the_last_of_them(tmp_path: Path) -> None:
+    """They find the workers' libraries there, and it shows itself as what it is."""
+    told = run("""
+nursery.open()
+process = begin()
+tell(server=server.pid, command=" ".join(server.cmdline()), environ=server.environ(),
+     parent=psutil.Process(process.pid).ppid(),
+     maps='pyarrow' in str(psutil.Process(process.pid).memory_maps()))
+""", tmp_path, CANARY="canary-of-the-environment")
+    assert told["parent"] == told["server"]
+    assert "multiprocess.forkserver" in told["command"]
+    assert told["environ"] == {}
+    assert told["maps"] is True
+    gone(told["server"])
+
+
+def test_a_killed_forkserver_is_replaced_by_the_next_request(tmp_path: Path) -> None:
+    """The supervisor has threads by then and cannot fork another one; a program can be started."""
+    told = run("""
+nursery.open()
+begin()
+kill_server()
+process = begin()
+tell(killed=server.pid, parent=psutil.Process(process.pid).ppid(), lives=process.is_alive())
+""", tmp_path)
+    assert told["lives"] is True
+    assert told["parent"] != told["killed"]
+
+
+def test_one_killed_before_it_was_opened_is_replaced_as_well(tmp_path: Path) -> None:
+    """Nothing of the start may hang on it."""
+    told = run("""
+kill_server()
+nursery.open()
+tell(lives=begin().is_alive())
+""", tmp_path)
+    assert told["lives"] is True
+
+
+def test_a_refused_process_costs_the_others_nothing(tmp_path: Path) -> None:
+    """The topics that run go on, and the one that is asked for again later comes."""
+    told = run("""
+nursery.open()
+first = begin()
+refusing.touch()
+errors = []
+descriptors = server.num_fds()
+for _ in range(3):
+    try:
+        begin()
+    except (OSError, EOFError) as error:
+        errors.append(type(error).__name__)
+left = server.num_fds() - descriptors
+refusing.unlink()
+second = begin()
+tell(errors=errors, left=left, lives=[first.is_alive(), second.is_alive()],
+     parents=[psutil.Process(process.pid).ppid() for process in (first, second)],
+     server=server.pid)
+""", tmp_path)
+    assert len(told["errors"]) == 3
+    assert told["left"] == 0
+    assert told["lives"] == [True, True]
+    assert told["parents"] == [told["server"]] * 2
