@@ -135,7 +135,9 @@ def find(service: Service, victim: str) -> list[int]:
     forkservers = [child for child in psutil.Process(service.pid).children() if is_forkserver(child)]
     if victim == "forkserver":
         return [process.pid for process in forkservers]
-    return sorted(child.pid for process in forkservers for child in children_of(process))
+    page = service.sidecar_pid()
+    return sorted(child.pid for process in forkservers for child in children_of(process)
+                  if child.pid != page)
 
 
 def is_forkserver(process: psutil.Process) -> bool:
