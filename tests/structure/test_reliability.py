@@ -10,8 +10,9 @@ import pytest
 from tests.faults.matrix import MATRIX, ROWS
 from tests.reliability.kept import marked_tests, read
 from tests.reliability.render import PAGE, bound, matrix, page, soaks, spread, totals
-from tests.rig.evidence import Evidence, Strike
+from tests.rig.evidence import ROOT, Evidence, Strike
 
+MARK = "pytest.mark." + "extended"
 SIZES = {"P": 19, "K": 20, "S": 17, "H": 10}
 
 
@@ -32,6 +33,14 @@ def test_every_row_is_shown_by_a_test_or_says_what_stands_in() -> None:
 def test_no_mark_names_a_row_that_does_not_exist() -> None:
     """Such a test would show nothing on the page."""
     assert {row: names for row, names in marked_tests().items() if row not in ROWS} == {}
+
+
+def test_what_is_left_out_every_day_is_run_by_make_faults() -> None:
+    """A test that no command runs shows nothing, and nobody would miss it."""
+    left_out = {path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob("tests/*/test_*.py")
+                if MARK in path.read_text()}
+    recipe = (ROOT / "Makefile").read_text().partition("\nfaults:")[2].partition("\n\n")[0]
+    assert left_out and left_out <= set(recipe.split())
 
 
 def test_page_is_the_rendering_of_the_kept_runs() -> None:
