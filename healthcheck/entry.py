@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from shared.process_title import keep_only, set_title
 
-PRELOAD = ["healthcheck.__main__"]
+PRELOAD = ["healthcheck.preload"]
 """What the forkserver imports once."""
 
 _KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV", "TMPDIR")

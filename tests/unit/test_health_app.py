@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 
+from healthcheck import preload
 from healthcheck import app as app_module
 from healthcheck.app import ADDRESSES, create_app
 from healthcheck.headers import SECURITY_HEADERS
@@ -458,3 +459,8 @@ def test_a_port_in_use_is_named(block: Block, page: Page, tmp_path: Path) -> Non
     assert (code, event["error"]) == (1, "AddressNotAvailable")
     assert str(page.port) in str(event["message"])
     assert "HEALTH_PORT" in str(event["what_to_do"])
+
+
+def test_the_forkserver_has_an_answer_made_before_the_page_is() -> None:
+    """A preload that fails would end the forkserver, one that answers nothing would save nothing."""
+    assert b"/health" in preload.answer()
