@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from bench.installation import InstallationError
 from bench.load import LoadError
 from bench.peers import tools
 from bench.peers.report import HEAP
@@ -22,7 +23,7 @@ same messages from 8 topics of 4 partitions on a real Kafka into a real MinIO.
 steps, each bounded in time:
   produce   JSON messages of about 210 bytes, one in a thousand malformed
   service   python -m supervisor --workers 8
-  loop      bench/peer.py: consume into lists, write_deltalake every interval
+  loop      bench/peers/loop_job.py: consume into lists, write_deltalake every interval
   Spark     Structured Streaming with a {HEAP} heap, local[2], a query per topic;
             once reading each batch twice, once caching it between its two writes
   heaps     Spark with {', '.join(SMALL_HEAPS)}: the first that gets through a tenth of the
@@ -101,7 +102,7 @@ def main() -> int:
         console.print(f"No Kafka, no MinIO or no jars to be had: {error}", style="red",
                       markup=False)
         return EXIT_UNAVAILABLE
-    except (LoadError, ServiceError) as error:
+    except (LoadError, ServiceError, InstallationError) as error:
         console.print(f"Nothing was compared: {error}", style="red", markup=False)
         return EXIT_FAILED
     except KeyboardInterrupt:

@@ -6,12 +6,13 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
+from bench.contract import MB
 from bench.facts import Facts
 from bench.lake import Counted
 from bench.peers.bars import Panel
 from bench.peers.systems import RATE_MIN, START_ALLOWANCE_S, SystemRun
+from bench.tables import table
 
-MB = 1_000_000
 FORMAT = "peers-1"
 SERVICE, LOOP, SPARK_SMALL = "Service", "Plain loop", "Spark, smallest heap"
 FAULTS_SHOWN = 3
@@ -110,12 +111,6 @@ def as_markdown(found: Comparison) -> str:
                       _machine(found.facts)])
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first column is text, the others are numbers."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
 def _intro(found: Comparison) -> str:
     return (
         "# Beside other ways to do it\n\n"
@@ -145,18 +140,18 @@ def _tries(found: Comparison) -> str:
     lines = [f"- {line_of_try(tried)}\n" for tried in found.tries]
     return (
         "## The smallest heap for Spark\n\n"
-        "Heaps were tried from the smallest on, each with a part of the messages first; the first "
-        "that then got through all of them is the last column above.\n\n" + "".join(lines))
+        "Heaps were tried from the smallest on with which Spark is willing to start (450m), each "
+        "with a part of the messages first; the first that then got through all of them is the last column above.\n\n" + "".join(lines))
 
 
 PROMISES = """\
 ## What each does not promise
 
-The service: every topic's rows of a cycle become visible together or not at all; every message
-lands once whatever is killed; malformed ones go to a dead letter table with reason and position.
-A reader of several tables can still look between the commits of one cycle (README).
+The service: all topics are flushed together, and whatever fails, all of a flush lands or none of
+it; every message lands once; malformed ones go to a dead letter table with reason and position. A
+reader of several tables can still look between the commits of one flush (README).
 
-The plain loop (`bench/peer.py`):
+The plain loop (`bench/peers/loop_job.py`):
 
 - It checks no message and has no dead letters: malformed ones are among its rows.
 - Killed between a table's commit and Kafka's, it writes rows twice.
@@ -183,9 +178,10 @@ def _method(found: Comparison) -> str:
 - Each system starts on the full backlog. The time runs from the start of its first process to its
   last commit by its own clock, so what it takes to start counts, also for CPU and memory.
 - CPU is user and system time of all its processes (`/proc/<pid>/stat`), ended children included,
-  up to at most half a second after the last commit. Kafka, MinIO and the measuring are not in it,
-  but run on the same cores.
-- Memory is the PSS of all its processes, watched every 100 ms (`bench/sampler.py`); MB are 10^6
+  until the last commit is noticed, which is looked for every 250 ms. Kafka, MinIO and the
+  measuring are not in it, but run on the same cores.
+- Memory is the PSS of all its processes, read every 0.5 s, and in each step of 100 ms in which
+  their resident sizes tell that the highest sum was passed (`bench/sampler.py`); MB are 10^6
   bytes.
 - Each system has a lake of its own, which is removed before the next one starts. The service is
   the first: what it reads was just written, and Kafka's code is not warm yet.

@@ -14,6 +14,7 @@ from minio.deleteobjects import DeleteObject
 from rich.console import Console
 
 from bench.facts import Facts, gather
+from bench.installation import ROOT
 from bench.lake import count_offsets
 from bench.load import Load
 from bench.peers import bars, report, tools
@@ -27,7 +28,6 @@ from bench.peers.systems import (
     run_service,
     run_spark,
 )
-from bench.product import ROOT
 from tests.services import KafkaService, MinioService, ServiceError, ServiceProvider
 from tests.services.instances import LocalProcess
 
@@ -35,8 +35,8 @@ TOPICS, PARTITIONS = 8, 4
 FULL_MESSAGES = 10_000_000
 PRODUCE_CHUNK = 500_000
 """Each chunk has the time limit of `Load.produce` for itself."""
-SMALL_HEAPS = ("512m", "640m", "768m", "1g")
-"""Tried in this order; Spark refuses to start with less than 450 MB."""
+SMALL_HEAPS = ("450m", "512m", "640m", "768m", "1g")
+"""Tried in this order; with less than the first one Spark refuses to start."""
 DISK_BYTES_PER_MESSAGE = 700
 """Kafka's log 240, one lake and the files on their way to it twice 200; the rest is to spare."""
 
@@ -199,7 +199,7 @@ def run(plan: Plan, console: Console) -> bool:
     """Compare, print the page, write the files; whether every system has a number.
 
     Raises:
-        LoadError, ServiceError: nothing is written then.
+        LoadError, ServiceError, InstallationError: nothing is written then.
     """
     def say(line: str) -> None:
         console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)

@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.compare import run_peer
+from bench import installation
+from bench.installation import ROOT
 from bench.peers import tools
 from bench.processes import Family
 from bench.product import Product, ProductError, clean_environment, committed
@@ -129,16 +130,13 @@ def run_service(name: str, task: Task) -> SystemRun:
 
 
 def run_loop(name: str, task: Task) -> SystemRun:
-    """The plain loop of bench/peer.py; raises `NoNumber` as the others do."""
-    try:
-        found = run_peer(
-            task.bootstrap, task.topics, task.messages, task.lake, task.store, task.interval_s,
-            task.folder)
-    except ProductError as error:
-        raise NoNumber(reason_in(str(error))) from error
-    return SystemRun(
-        name, found.messages, found.start_s + found.committed_s,
-        found.start_cpu_s + found.cpu_s, found.memory.peak)
+    """The plain loop, on the libraries that the service runs on; see `_run_job`."""
+    command = [
+        str(installation.python()), "-m", "bench.peers.loop_job", "--bootstrap", task.bootstrap,
+        "--group", "bench-peers-loop", "--lake", task.lake, "--topics", ",".join(task.topics),
+        "--messages", str(task.messages), "--interval", f"{task.interval_s:g}"]
+    return _run_job(name, task, command, {**clean_environment(), **task.store},
+                    _folder_for(task, "loop"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,20 +152,33 @@ class Spark:
 
 
 def run_spark(name: str, task: Task, spark: Spark, jars: Path) -> SystemRun:
-    """Spark's job.
+    """Spark's job; see `_run_job`."""
+    folder = _folder_for(task, "spark")
+    return _run_job(
+        name, task, spark_command(task, spark, jars, folder),
+        tools.spark_environment({**clean_environment(), **task.store}), folder)
+
+
+def _folder_for(task: Task, kind: str) -> Path:
+    folder = task.folder / f"{kind}-{time.monotonic_ns()}"
+    folder.mkdir()
+    return folder
+
+
+def _run_job(
+    name: str, task: Task, command: Sequence[str], environ: Mapping[str, str], folder: Path
+) -> SystemRun:
+    """Run a job that prints the time of its last commit and then waits to be killed.
 
     Raises:
-        NoNumber: the job failed or was not done in time.
+        NoNumber: it ended, or was not done in time.
     """
-    folder = task.folder / f"spark-{time.monotonic_ns()}"
-    folder.mkdir()
     told, errors = folder / "job.out", folder / "job.err"
     with told.open("wb") as out, errors.open("wb") as err:
         started_at = time.time()
         process = subprocess.Popen(
-            spark_command(task, spark, jars, folder), cwd=folder, stdin=subprocess.PIPE,
-            stdout=out, stderr=err, start_new_session=True,
-            env=tools.spark_environment({**clean_environment(), **task.store}))
+            command, cwd=folder, stdin=subprocess.PIPE, stdout=out, stderr=err,
+            start_new_session=True, env={**environ, "PYTHONPATH": str(ROOT)})
     try:
         family, deadline = Family(process.pid), time.monotonic() + task.limit_s
         with Sampler(process.pid) as sampler:

@@ -6,13 +6,12 @@ into `.venv-peers`, and the jars go to the user's cache as Kafka's do.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
-from bench.product import ROOT
+from bench.installation import ROOT
 from tests.services import ServiceUnavailable
 from tests.services.install import Progress, java_command, maven_jars
 
@@ -103,4 +102,4 @@ def spark_environment(environ: dict[str, str]) -> dict[str, str]:
     """An environment without settings of another Spark, on loopback."""
     kept = {name: value for name, value in environ.items()
             if not name.startswith(("SPARK_", "PYSPARK_", "HADOOP_"))}
-    return {**kept, "SPARK_LOCAL_IP": "127.0.0.1", "PYTHONPATH": os.fspath(ROOT)}
+    return {**kept, "SPARK_LOCAL_IP": "127.0.0.1"}

@@ -1,8 +1,10 @@
 """The simple way to do the same, for comparison: one process, lists, an append every interval.
 
 It checks nothing and promises nothing: no dead letters, no flush of all topics together, rows
-twice or lost when it dies at the wrong moment. Run by `python -m bench`; the store's keys come
-from the environment. Prints one JSON line when ready and one when every message is written.
+twice when it dies at the wrong moment. Run by `python -m bench.peers` on an installation
+of the service's requirements; the store's keys come from the environment. Prints one JSON line
+when every message is written, then waits for the end of its input, so that whoever started it can
+look at its process before it goes.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
+import sys
 import time
 from collections import defaultdict
 from datetime import UTC, datetime
@@ -41,7 +43,6 @@ def main() -> None:
         "bootstrap.servers": given.bootstrap, "group.id": given.group,
         "auto.offset.reset": "earliest", "enable.auto.commit": False})
     consumer.subscribe(given.topics.split(","))
-    tell(0)
     written = 0
     while written < given.messages:
         buffers = collect(consumer, time.monotonic() + given.interval)
@@ -50,7 +51,8 @@ def main() -> None:
             written += len(rows)
         if buffers:
             consumer.commit(asynchronous=False)
-    tell(written)
+    print(json.dumps({"at": time.time()}), flush=True)
+    sys.stdin.read()
     consumer.close()
 
 
@@ -75,13 +77,6 @@ def write(uri: str, rows: list[Row]) -> None:
         uri, pa.table(arrays, schema=SCHEMA), mode="append", partition_by=["_ingestion_date"],
         storage_options={name.lower(): value for name, value in os.environ.items()
                          if name.startswith("AWS_")})
-
-
-def tell(written: int) -> None:
-    """Print what is done, when, and the CPU seconds used for it."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    print(json.dumps({"written": written, "at": time.time(),
-                      "cpu_s": used.ru_utime + used.ru_stime}), flush=True)
 
 
 if __name__ == "__main__":
