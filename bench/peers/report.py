@@ -141,7 +141,8 @@ def _tries(found: Comparison) -> str:
     return (
         "## The smallest heap for Spark\n\n"
         "Heaps were tried from the smallest on with which Spark is willing to start (450m), each "
-        "with a part of the messages first; the first that then got through all of them is the last column above.\n\n" + "".join(lines))
+        "with a part of the messages first; the first that then got through all of them is the "
+        "last column above.\n\n" + "".join(lines))
 
 
 PROMISES = """\
