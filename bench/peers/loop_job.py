@@ -2,17 +2,13 @@
 
 It checks nothing and promises nothing: no dead letters, no flush of all topics together, rows
 twice when it dies at the wrong moment. Run by `python -m bench.peers` on an installation
-of the service's requirements; the store's keys come from the environment. Prints one JSON line
-when every message is written, then waits for the end of its input, so that whoever started it can
-look at its process before it goes.
+of the service's requirements; the store's keys come from the environment.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import sys
 import time
 from collections import defaultdict
 from datetime import UTC, datetime
@@ -20,6 +16,8 @@ from datetime import UTC, datetime
 import pyarrow as pa
 from confluent_kafka import Consumer
 from deltalake import write_deltalake
+
+from bench.peers import job
 
 POLL_MESSAGES = 10_000
 POLL_S = 0.5
@@ -39,6 +37,7 @@ def main() -> None:
     parser.add_argument("--messages", type=int, required=True)
     parser.add_argument("--interval", type=float, required=True)
     given = parser.parse_args()
+    job.end_with_starter()
     consumer = Consumer({
         "bootstrap.servers": given.bootstrap, "group.id": given.group,
         "auto.offset.reset": "earliest", "enable.auto.commit": False})
@@ -51,9 +50,7 @@ def main() -> None:
             written += len(rows)
         if buffers:
             consumer.commit(asynchronous=False)
-    print(json.dumps({"at": time.time()}), flush=True)
-    sys.stdin.read()
-    consumer.close()
+    job.done(time.time())
 
 
 def collect(consumer: Consumer, until: float) -> dict[str, list[Row]]:

@@ -2,16 +2,13 @@
 
 Run by `python -m bench.peers` with the Python of `.venv-peers`; the store's keys come from the
 environment. Each query hands its batches to `foreachBatch`, which appends to two Delta tables
-with `txnAppId` and `txnVersion`, so that a batch done again writes nothing. Prints one JSON line
-when everything that was asked for is committed, then waits for the end of its input, so that
-whoever started it can look at its processes before they go.
+with `txnAppId` and `txnVersion`, so that a batch done again writes nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +16,8 @@ from pathlib import Path
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.streaming import StreamingQuery
+
+from bench.peers import job
 
 POLL_S = 0.25
 TEXT = "CAST(value AS STRING)"
@@ -35,7 +34,7 @@ METADATA = (
     "current_timestamp() AS _ingested_at", "current_date() AS _ingestion_date")
 
 
-class Job:
+class Copy:
     """One query per topic, and the time of their last commit."""
 
     def __init__(self, given: argparse.Namespace, spark: SparkSession) -> None:
@@ -126,12 +125,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--cached", action="store_true")
     given = parser.parse_args()
+    job.end_with_starter()
     spark = session(given, json.loads(given.settings))
-    job = Job(given, spark)
+    copy = Copy(given, spark)
     ends = json.loads(given.ends)
-    wait({topic: job.start(topic) for topic in ends}, ends)
-    print(json.dumps({"at": job.last_commit_at}), flush=True)
-    sys.stdin.read()
+    wait({topic: copy.start(topic) for topic in ends}, ends)
+    job.done(copy.last_commit_at)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
@@ -190,6 +192,19 @@ def test_peers_only_a_full_run_writes_into_the_repository() -> None:
     assert (quick.is_full, small.is_full, small.messages) == (False, False, 9000)
     assert full.trial_messages == FULL_MESSAGES // TRIAL_SHARE
     assert parse(["--check-tools"]) is None
+
+
+def test_peers_jobs_end_with_their_starter() -> None:
+    """A job whose starter was killed would go on for ever beside the next measurement."""
+    code = "from bench.peers import job; job.end_with_starter(); job.done(1.5)"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tools.ROOT, text=True,
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None and process.stdout is not None
+    assert json.loads(process.stdout.readline()) == {"at": 1.5}
+    assert process.poll() is None
+    process.stdin.close()
+    assert process.wait(30) == 1
+    process.stdout.close()
 
 
 @pytest.mark.parametrize("argv", [["--messages", "10"], ["--interval", "0"], ["--nonsense"]])
