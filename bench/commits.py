@@ -68,21 +68,17 @@ class TableLog:
     entries: list[Entry] = field(default_factory=list)
     version: int = -1
 
+    def skip(self) -> None:
+        """Pass over what is there already, however much of it was cleaned up."""
+        self.version = max(self._listed(), default=self.version)
+
     def follow(self) -> None:
         """Read what is new.
 
         Raises:
             LogGap: an entry is missing between what was seen and what is there.
         """
-        log = f"{self.folder}/_delta_log/"
-        seen = f"{log}{self.version:020d}.json" if self.version >= 0 else None
-        listed = self.client.list_objects(self.bucket, prefix=log, start_after=seen)
-        found: dict[int, datetime] = {}
-        for item in listed:
-            match = ENTRY.search(str(item.object_name))
-            if match and item.last_modified is not None:
-                found[int(match[1])] = item.last_modified
-        for version, modified in sorted(found.items()):
+        for version, modified in sorted(self._listed().items()):
             if version != self.version + 1:
                 raise LogGap(f"{self.folder}: version {self.version + 1} is gone, the log was "
                              f"cleaned up to version {version}")
@@ -90,6 +86,17 @@ class TableLog:
             if entry is not None:
                 self.entries.append(entry)
             self.version = version
+
+    def _listed(self) -> dict[int, datetime]:
+        """Version -> when it became visible, of those behind the last one seen."""
+        log = f"{self.folder}/_delta_log/"
+        seen = f"{log}{self.version:020d}.json" if self.version >= 0 else None
+        found: dict[int, datetime] = {}
+        for item in self.client.list_objects(self.bucket, prefix=log, start_after=seen):
+            match = ENTRY.search(str(item.object_name))
+            if match and item.last_modified is not None:
+                found[int(match[1])] = item.last_modified
+        return found
 
     def _read(self, version: int) -> bytes:
         answer = self.client.get_object(
@@ -116,9 +123,8 @@ class Follower:
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
 
     def __enter__(self) -> Follower:
-        self._follow()
         for log in self.logs.values():
-            log.entries.clear()
+            log.skip()
         self._thread.start()
         return self
 

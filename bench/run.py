@@ -19,10 +19,11 @@ from bench.product import ROOT, ProductError
 from bench.results import Run, write
 from bench.scenarios import SCENARIOS, Result
 from bench.surroundings import Incomplete, Surroundings
-from tests.services import ServiceError, ServiceProvider, ServiceUnavailable
+from tests.services import ServiceError, ServiceProvider
 from tests.services.instances import LocalProcess
 
 KEEP_MAX_S = 3600.0
+INTERRUPTED = "interrupted"
 FAILURES = (Incomplete, LogGap, ProductError, LoadError, ServiceError)
 """What a scenario ends with when it has no numbers; the others still run."""
 
@@ -45,6 +46,7 @@ def run(plan: Plan, console: Console) -> bool:
     """Measure, print, write; whether every scenario has numbers and keeps the contract.
 
     Raises:
+        KeyboardInterrupt: after writing what there was.
         ServiceUnavailable, ServiceError, InstallationError: nothing was measured.
     """
     provider = ServiceProvider(lambda line: console.print(line, style="dim", highlight=False))
@@ -58,6 +60,8 @@ def run(plan: Plan, console: Console) -> bool:
         found = _measure(plan, facts, around)
         is_kept = _tell(found, console)
         _write(plan, found, console)
+        if INTERRUPTED in found.failures.values():
+            raise KeyboardInterrupt
         if plan.keep:
             console.print(f"Kept until Ctrl-C: Kafka {provider.kafka().bootstrap}, "
                           f"MinIO {provider.minio().endpoint}/{provider.minio().bucket}")
@@ -76,17 +80,23 @@ def _facts(plan: Plan, provider: ServiceProvider) -> Facts:
 
 
 def _measure(plan: Plan, facts: Facts, around: Surroundings) -> Run:
+    """Every scenario in turn; what goes wrong in one costs its numbers and no others."""
     results: dict[str, Result] = {}
     failures: dict[str, str] = {}
     for number, name in enumerate(plan.scenarios, 1):
         around.console.print(f"{name} ({number} of {len(plan.scenarios)})", style="bold")
         try:
             results[name] = SCENARIOS[name].run(around)
-        except ServiceUnavailable:
-            raise
+        except KeyboardInterrupt:
+            failures[name] = INTERRUPTED
+            break
         except FAILURES as error:
             failures[name] = str(error)
-            around.console.print(f"  no numbers: {error}", style="red", markup=False)
+        except Exception as error:  # A defect here must not throw away an hour of the others.
+            failures[name] = f"{type(error).__name__}: {error}"
+            around.console.print_exception()
+        if name in failures:
+            around.console.print(f"  no numbers: {failures[name]}", style="red", markup=False)
     return Run(facts, plan.is_full, plan.memory_limit_mb, results, failures)
 
 

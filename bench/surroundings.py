@@ -166,5 +166,5 @@ class Ground:
         """The bucket, as pyarrow reads it."""
         return fs.SubTreeFileSystem(self.minio.bucket, fs.S3FileSystem(
             access_key=self.minio.access_key, secret_key=self.minio.secret_key,
-            scheme=self.minio.endpoint.partition(":")[0],
+            region="us-east-1", scheme=self.minio.endpoint.partition(":")[0],
             endpoint_override=self.minio.endpoint.partition("//")[2]))

@@ -10,6 +10,7 @@ from bench.contract import Verdict, memory
 from bench.sampler import Sampler, Watched
 from bench.surroundings import Surroundings
 from bench.watch import READY_TIMEOUT_S, wait_committed
+from tests.services import MinioService
 
 INTERVAL_S = 10.0
 PER_SECOND = 20_000
@@ -38,34 +39,54 @@ def run(around: Surroundings) -> Outage:
     """Stream before, during and after the outage, wait until all is committed, count.
 
     Raises:
-        Incomplete, ProductError: also when it ended, or started a worker anew.
+        Incomplete, ProductError, ServiceError: also when the store did not come back.
     """
     before_s, after_s = around.size(BEFORE_S, 12), around.size(AFTER_S, 5)
     outage_s = around.size(OUTAGE_S, QUICK_OUTAGE_S)
     seconds = before_s + outage_s + after_s
     with around.ground(minio=around.provider.own_minio()) as ground:
-        moments: list[float] = []
-
-        def strike() -> None:
-            time.sleep(before_s)
-            moments.append(time.time())
-            ground.minio.kill()
-            time.sleep(outage_s)
-            ground.minio.start()
-            moments.append(time.time())
-
+        strike = _Strike(ground.minio, before_s, outage_s)
         with ground.product(INTERVAL_S) as product:
             product.wait_ready(READY_TIMEOUT_S)
             with Sampler(product.pid) as sampler:
-                striker = threading.Thread(target=strike, name="outage")
-                striker.start()
+                strike.start()
                 messages = int(PER_SECOND * seconds)
                 with around.step("stream with an outage", messages) as tick:
                     ground.load.produce_steadily(PER_SECOND, seconds, tick)
-                striker.join()
+                away_at, back_at = strike.moments()
                 with around.step("drain what was left", messages) as tick:
                     wait_committed(product, messages, tick)
                 done_at = time.time()
             ground.finish(product)
         ground.count()
-    return Outage(PER_SECOND, messages, moments[0], moments[1], done_at, sampler.seen)
+    return Outage(PER_SECOND, messages, away_at, back_at, done_at, sampler.seen)
+
+
+class _Strike(threading.Thread):
+    """Kills the store after a while and starts it again after another one."""
+
+    def __init__(self, minio: MinioService, before_s: float, outage_s: float) -> None:
+        super().__init__(name="outage", daemon=True)
+        self._minio, self._before_s, self._outage_s = minio, before_s, outage_s
+        self._moments: list[float] = []
+        self._error: Exception | None = None
+
+    def run(self) -> None:
+        """See the class."""
+        try:
+            time.sleep(self._before_s)
+            self._moments.append(time.time())
+            self._minio.kill()
+            time.sleep(self._outage_s)
+            self._minio.start()
+            self._moments.append(time.time())
+        except Exception as error:  # Handed to the thread that waits for the answer.
+            self._error = error
+
+    def moments(self) -> tuple[float, float]:
+        """Wait; when the store was killed and when it was back."""
+        self.join()
+        if self._error is not None:
+            raise self._error
+        away_at, back_at = self._moments
+        return away_at, back_at

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 from xml.etree import ElementTree
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from minio import Minio
+from minio.datatypes import Object
 from pyarrow import fs
+from urllib3 import HTTPResponse
 
 from bench import plots, report
-from bench.commits import Ages, Entry, parse_entry, quantile, windows
+from bench.commits import Ages, Entry, LogGap, TableLog, parse_entry, quantile, windows
 from bench.contract import MB, at_most, memory, no_growth, trend
 from bench.facts import Facts
 from bench.processes import Memory, Role
@@ -129,6 +134,76 @@ def test_a_log_entry_tells_its_record_and_files() -> None:
     assert parse_entry(5, 12.345, content) == Entry(
         5, 7, 12.345, ("_ingestion_date=2026-01-01/a.parquet",))
     assert parse_entry(6, 1.0, json.dumps({"commitInfo": {"operation": "OPTIMIZE"}}).encode()) is None
+
+
+class Shelf:
+    """As much of a MinIO client as following a log needs."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+
+    def list_objects(self, bucket: str, prefix: str, start_after: str | None) -> list[Object]:
+        return [Object(bucket, name, last_modified=datetime(2026, 1, 1, 0, 0, 1, 250_000, UTC))
+                for name in sorted(self.objects)
+                if name.startswith(prefix) and name > (start_after or "")]
+
+    def get_object(self, bucket: str, name: str) -> HTTPResponse:
+        return HTTPResponse(body=self.objects[name], preload_content=True)
+
+
+def put(shelf: Shelf, version: int, record: int) -> None:
+    line = {"commitInfo": {"bronze": {"record": record}}}
+    shelf.objects[f"t/_delta_log/{version:020d}.json"] = json.dumps(line).encode()
+
+
+def test_a_log_is_followed_to_the_millisecond_and_each_entry_read_once() -> None:
+    """Checkpoints lie between the entries and are none."""
+    shelf = Shelf()
+    log = TableLog(cast(Minio, shelf), "b", "t")
+    log.follow()
+    for version in range(3):
+        put(shelf, version, 10 + version)
+    shelf.objects[f"t/_delta_log/{1:020d}.checkpoint.parquet"] = b""
+    log.follow()
+    put(shelf, 3, 13)
+    log.follow()
+    assert [(entry.version, entry.record) for entry in log.entries] == [
+        (0, 10), (1, 11), (2, 12), (3, 13)]
+    assert log.entries[0].visible_at % 1 == 0.25
+
+
+def test_a_log_that_was_cleaned_before_it_was_seen_gives_no_number() -> None:
+    """The windows of what is left would be of chosen cycles."""
+    shelf = Shelf()
+    log = TableLog(cast(Minio, shelf), "b", "t")
+    put(shelf, 0, 1)
+    log.follow()
+    put(shelf, 2, 3)
+    with pytest.raises(LogGap, match="version 1 is gone"):
+        log.follow()
+
+
+def test_what_was_there_before_is_passed_over() -> None:
+    """Also where the first entries are gone: a service before us has cleaned the log."""
+    shelf = Shelf()
+    put(shelf, 7, 1)
+    log = TableLog(cast(Minio, shelf), "b", "t")
+    log.skip()
+    put(shelf, 8, 2)
+    log.follow()
+    assert [entry.version for entry in log.entries] == [8]
+
+
+def test_a_log_that_was_cleaned_after_it_was_seen_is_followed() -> None:
+    """Production cleans its logs, too."""
+    shelf = Shelf()
+    log = TableLog(cast(Minio, shelf), "b", "t")
+    put(shelf, 0, 1)
+    log.follow()
+    shelf.objects.clear()
+    put(shelf, 1, 2)
+    log.follow()
+    assert [entry.version for entry in log.entries] == [0, 1]
 
 
 def test_windows_are_those_of_whole_cycles() -> None:
