@@ -22,7 +22,7 @@ PARTITIONS = 4
 BACKLOG = 60_000
 BACKGROUND_PER_S = 3_000
 KILLS = 24
-PAUSE_S = (0.2, 2.5)
+PAUSE_S = (0.2, 1.8)
 """Between two kills: shorter than a start and longer than a cycle both happen."""
 LANDING_S = 90
 VICTIMS = ("worker",) * 6 + ("supervisor",) * 2 + ("sidecar", "forkserver")

@@ -20,6 +20,8 @@ MESSAGES = 900
 STALL_S = 30
 LANDING_S = 60
 ISOLATE_AFTER = "3"
+BEFORE, AFTER = "before it is isolated", "after it is isolated"
+"""When it heals. Each comes once every day, and with the other kind of stall in `make faults`."""
 
 
 @pytest.fixture
@@ -36,21 +38,21 @@ def scene(
 
 
 @pytest.mark.fault("S1")
-@pytest.mark.parametrize("heals", ["before it is isolated", "after it is isolated"])
+@pytest.mark.parametrize("heals", [BEFORE, pytest.param(AFTER, marks=pytest.mark.extended)])
 def test_nothing_newer_shows_while_a_topic_cannot_upload(
     heals: str, scene: Scene, proxy: S3Proxy, evidence: Evidence
 ) -> None:
     """All or nothing: before the decision a topic that cannot prepare holds all the others."""
     stalled, *others = scene.topics
     # Waiting for ever is the way to look at the time before isolation without a race.
-    settings = {"ISOLATE_AFTER": "0"} if heals == "before it is isolated" else {}
+    settings = {"ISOLATE_AFTER": "0"} if heals == BEFORE else {}
     with scene.service(**settings) as service, scene.producer() as producer:
         settle(scene, service, producer)
         before = scene.all_positions()
         rule = proxy.rule(
             method="PUT", path_regex=rf"/bronze_{stalled}/.*\.parquet$", action=RESET_BEFORE)
         producer.produce(MESSAGES)
-        if heals == "before it is isolated":
+        if heals == BEFORE:
             wait_until(lambda: aborted(service) >= 4, STALL_S, "cycles were aborted")
             assert scene.all_positions() == before
             assert_unhealthy(service, stalled, "failing")
@@ -65,13 +67,13 @@ def test_nothing_newer_shows_while_a_topic_cannot_upload(
 
 
 @pytest.mark.fault("S1")
-@pytest.mark.parametrize("heals", ["before it is isolated", "after it is isolated"])
+@pytest.mark.parametrize("heals", [pytest.param(BEFORE, marks=pytest.mark.extended), AFTER])
 def test_others_complete_a_decided_cycle_and_nothing_newer_is_decided_while_a_topic_is_behind(
     heals: str, scene: Scene, proxy: S3Proxy, evidence: Evidence
 ) -> None:
     """After the decision the others commit; what is newer waits for the one that cannot."""
     stalled, *others = scene.topics
-    settings = {"ISOLATE_AFTER": "0"} if heals == "before it is isolated" else {}
+    settings = {"ISOLATE_AFTER": "0"} if heals == BEFORE else {}
     with scene.service(**settings) as service, scene.producer() as producer:
         settle(scene, service, producer)
         before = scene.positions(stalled)
@@ -83,7 +85,7 @@ def test_others_complete_a_decided_cycle_and_nothing_newer_is_decided_while_a_to
         decided = scene.record_numbers()
         scene.wait_landed(service, LANDING_S, others)
         producer.produce(MESSAGES)
-        if heals == "before it is isolated":
+        if heals == BEFORE:
             seen = aborted(service)
             wait_until(lambda: aborted(service) >= seen + 3, STALL_S, "newer cycles aborted")
             assert scene.record_numbers() == decided

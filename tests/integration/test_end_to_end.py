@@ -13,7 +13,7 @@ from tests.waiting import wait_until
 TOPICS = 8
 PARTITIONS = 4
 BEFORE = 200_000
-BACKGROUND_PER_S = 10_000
+BACKGROUND_PER_S = 20_000
 MEANWHILE = 200_000
 PRODUCING_S = 120
 LANDING_S = 120
@@ -31,7 +31,6 @@ def test_service_lands_every_offset_of_eight_topics_once(
         topic_names(TOPICS),
         lake_prefix,
         partitions=PARTITIONS,
-        settings={"BATCH_INTERVAL_SECONDS": "2"},
     )
     with scene.producer(SEED) as producer:
         producer.produce(BEFORE)

@@ -34,7 +34,7 @@ START_S = 40
 """From start to healthy, on a loaded machine; about three seconds on a quiet one."""
 ORPHANS_END_S = 5
 """How soon workers and sidecar must have ended after the supervisor's SIGKILL."""
-LANDING_POLL_S = 0.3
+LANDING_POLL_S = 0.15
 KILL_WAIT_S = 10
 
 MALFORMED_FRACTION = 0.005
