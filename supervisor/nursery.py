@@ -29,6 +29,9 @@ from workers.pages import forget_clean_pages, give_back_free_heap
 PRELOAD = [*page.PRELOAD, *worker.PRELOAD]
 """What the forkserver imports once; the workers' part comes last, for it settles the heap."""
 TITLE = [sys.executable, "-m", "multiprocess.forkserver"]
+DESCRIPTORS_MAX = 65536
+"""Nobody starts a program with a higher number; a system's own limit may be a thousand million,
+and where the kernel cannot close a range at once, each one is closed by a call."""
 
 _OPEN = b"\1"
 
@@ -81,6 +84,7 @@ def _serve(listener_fd: int, alive_fd: int, open_fd: int) -> NoReturn:
     code = 1
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _close_all_but(listener_fd, alive_fd, open_fd)
         set_title(TITLE)
         if os.read(open_fd, 1) == _OPEN:
             os.close(open_fd)
@@ -91,3 +95,13 @@ def _serve(listener_fd: int, alive_fd: int, open_fd: int) -> NoReturn:
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(code)
+
+
+def _close_all_but(*descriptors: int) -> None:
+    """Leave to the supervisor what it was started with, a lock say, as any program started would.
+
+    Standard input, output and error stay.
+    """
+    bounds = [2, *sorted(descriptors), DESCRIPTORS_MAX]
+    for low, high in zip(bounds, bounds[1:], strict=False):
+        os.closerange(low + 1, high)

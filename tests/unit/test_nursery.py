@@ -28,6 +28,7 @@ os.fork = fork
 from supervisor import fleet
 from supervisor.nursery import Nursery
 fleet._do_without_tracker()
+inherited = os.open("/dev/zero", os.O_RDONLY)
 nursery = Nursery.fork()
 (server,) = psutil.Process().children()
 context = multiprocess.get_context("forkserver")
@@ -89,12 +90,14 @@ nursery.open()
 process = begin()
 tell(server=server.pid, command=" ".join(server.cmdline()), environ=server.environ(),
      parent=psutil.Process(process.pid).ppid(),
+     descriptors=[os.readlink(path) for path in Path(f"/proc/{process.pid}/fd").iterdir()],
      maps='pyarrow' in str(psutil.Process(process.pid).memory_maps()))
 """, tmp_path, CANARY="canary-of-the-environment")
     assert told["parent"] == told["server"]
     assert "multiprocess.forkserver" in told["command"]
     assert told["environ"] == {}
     assert told["maps"] is True
+    assert told["descriptors"] and "/dev/zero" not in told["descriptors"]
     gone(told["server"])
 
 
