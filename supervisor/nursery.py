@@ -27,7 +27,8 @@ from workers import entry as worker
 from workers.pages import forget_clean_pages, give_back_free_heap
 
 PRELOAD = [*page.PRELOAD, *worker.PRELOAD]
-"""What the forkserver imports once; the workers' part comes last, for it settles the heap."""
+"""What the forkserver imports once; the workers' part comes last, for it settles the heap, and as
+the other order costs each worker 2 MB."""
 TITLE = [sys.executable, "-m", "multiprocess.forkserver"]
 DESCRIPTORS_MAX = 65536
 """Nobody starts a program with a higher number; a system's own limit may be a thousand million,
