@@ -27,6 +27,7 @@ PRIMED_VERSION = CHECKPOINT_EVERY - 2
 PRIMER_INTERVAL_S = 0.2
 PRIMER_MESSAGES = 320
 PRIMER_TIMEOUT_S = 180.0
+EARLY_SHARE_MAX = 0.75
 SETTLE_S = 12.0
 """A cycle's interval and more, so that what follows the last commit is over."""
 
@@ -115,6 +116,9 @@ def run(around: Surroundings) -> Drain:
             rested = _rest(product, around.size(20, 5), ground.objects, around)
             ground.finish(product)
         counted = ground.count()
+        if found.early > EARLY_SHARE_MAX * messages:
+            raise Incomplete(f"{found.early:,} of {messages:,} messages were read before READY; "
+                             "what is left is too little to tell a speed from")
         return Drain(
             messages, found.early, TOPICS, PARTITIONS, ground.load.mean_bytes, INTERVAL_S,
             found.start_s, found.read_s, found.committed_s, found.start_cpu, found.cpu,
