@@ -399,7 +399,7 @@ def _build(
             consume_batch_messages=values["CONSUME_BATCH_MESSAGES"],
             kafka_queue_kilobytes=values["KAFKA_QUEUE_KILOBYTES"],
             row_group_bytes=values["ROW_GROUP_BYTES"],
-            upload_part_bytes=values["UPLOAD_PART_BYTES"],
+            upload_bytes=values["UPLOAD_BYTES"],
             file_bytes_max=values["FILE_BYTES_MAX"],
             carry_over_files_max=values["CARRY_OVER_FILES_MAX"],
             carry_over_bytes_max=values["CARRY_OVER_BYTES_MAX"],

@@ -251,7 +251,7 @@ class Limits:
     consume_batch_messages: int
     kafka_queue_kilobytes: int
     row_group_bytes: int
-    upload_part_bytes: int
+    upload_bytes: int
     file_bytes_max: int
     carry_over_files_max: int
     carry_over_bytes_max: int

@@ -1,8 +1,9 @@
 """The object store: the only place that imports obstore.
 
-What the service asks of a store is little: create an object if it is absent, read, list, delete,
-and write a large object in parts that nobody sees before the end.  The same promises hold for S3
-and for a local folder; the in-memory twin of the tests passes the same suite.
+What the service asks of a store is little: create an object if it is absent, put, read, list and
+delete.  Every object is sent whole, in one request: there are no uploads in parts, which a killed
+process would leave behind where no listing shows them.  The same promises hold for S3 and for a
+local folder; the in-memory twin of the tests passes the same suite.
 
 A folder is written through to the disk (fsync of file and folders) where the protocol relies on
 it: object_store itself creates atomically but never syncs.
@@ -32,16 +33,7 @@ _STORES_ANSWER = re.compile(
 """The status and S3's own code, which stand behind the paths in the text and would be cut off."""
 
 T = TypeVar("T")
-
-
-class Writer(Protocol):
-    """A growing object, invisible until `close` returned.  Drop it unclosed to abandon it."""
-
-    def write(self, data: bytes) -> None:
-        """Append; may upload a part.  Raises `StorageUnavailable`."""
-
-    def close(self) -> None:
-        """Make the object visible and durable.  Raises `StorageUnavailable`; it may exist then."""
+Buffer = bytes | bytearray
 
 
 class ObjectStore(Protocol):
@@ -49,6 +41,9 @@ class ObjectStore(Protocol):
 
     def put_if_absent(self, path: str, data: bytes) -> bool:
         """Create an object; False when the path is taken.  After an error it may exist."""
+
+    def put(self, path: str, data: Buffer) -> None:
+        """Create an object at a path that is the caller's alone.  After an error it may exist."""
 
     def get(self, path: str) -> bytes | None:
         """An object's bytes, None when there is none."""
@@ -61,9 +56,6 @@ class ObjectStore(Protocol):
 
     def delete(self, path: str) -> None:
         """Remove an object; one that is not there is no error."""
-
-    def open_writer(self, path: str, part_bytes: int) -> Writer:
-        """Begin an object that is sent in parts of `part_bytes`."""
 
     def sync(self, path: str) -> None:
         """Make a file durable that another library wrote; nothing to do on an object store."""
@@ -94,6 +86,13 @@ class Store:
             self._sync_file(path)
             return True
         return _named("put", path, put)
+
+    def put(self, path: str, data: Buffer) -> None:
+        """See `ObjectStore`."""
+        def put() -> None:
+            obstore.put(self._store, path, data, use_multipart=False)
+            self._sync_file(path)
+        _named("put", path, put)
 
     def get(self, path: str) -> bytes | None:
         """See `ObjectStore`."""
@@ -130,12 +129,6 @@ class Store:
                 return
         _named("delete", path, delete)
 
-    def open_writer(self, path: str, part_bytes: int) -> Writer:
-        """See `ObjectStore`; one part is in flight at a time, so memory is about two parts."""
-        writer = _named("open", path, lambda: obstore.open_writer(
-            self._store, path, buffer_size=part_bytes, max_concurrency=1))
-        return _Writer(writer, path, lambda: self._sync_file(path))
-
     def sync(self, path: str) -> None:
         """See `ObjectStore`."""
         _named("sync", path, lambda: self._sync_file(path))
@@ -147,18 +140,6 @@ class Store:
         _fsync(file)
         for folder in file.relative_to(self._root).parents:
             _fsync(self._root / folder)
-
-
-class _Writer:
-    def __init__(self, writer: Any, path: str, sync: Callable[[], None]) -> None:
-        self._writer, self._path, self._sync = writer, path, sync
-
-    def write(self, data: bytes) -> None:
-        _named("write", self._path, lambda: self._writer.write(data))
-
-    def close(self) -> None:
-        _named("close", self._path, self._writer.close)
-        _named("sync", self._path, self._sync)
 
 
 def _fsync(path: Path) -> None:

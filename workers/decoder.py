@@ -69,6 +69,11 @@ class Decoded:
     value_bytes: int
     ingestion_date: date
 
+    @property
+    def bytes(self) -> int:
+        """What the columns take in memory, keys and headers included."""
+        return sum(part.nbytes for part in (self.rows, self.dead) if part is not None)
+
 
 def decode(batch: Batch, ingested_at_ms: int, topic: str, service_version: str) -> Decoded:
     """Check and convert a batch (not empty); never raises for what a message holds."""

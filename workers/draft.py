@@ -1,9 +1,9 @@
-"""What a worker has read since the last file was closed: open files and the ranges they cover."""
+"""What a worker has read since its last vote: files, open or sent, and the ranges they cover."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -13,14 +13,14 @@ from shared.object_store import ObjectStore
 from shared.records import BRONZE, DLQ, DataFile, Range
 from workers.batch import Batch
 from workers.decoder import Decoded
-from workers.parquet_file import FileLimits, ParquetFile
+from workers.parquet_file import ParquetFile
 from workers.ranges import RangeBook
 from workers.schemas import BRONZE_FILE, DLQ_FILE
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Files that are uploaded and invisible, and the ranges they cover.
+    """Files that are in the store and invisible, and the ranges they cover.
 
     value_bytes: raw size of the values in the ranges, as Kafka held them.
     """
@@ -36,10 +36,20 @@ class Prepared:
         return sum(file.size for file in self.files)
 
 
-class Draft:
-    """Open files of one topic; at most one per table, a new one when the ingestion date changes.
+@dataclass(frozen=True, slots=True)
+class FileLimits:
+    """row_group_bytes: raw bytes in a row group.  may_grow: whether an open file that holds so
+    many encoded bytes may hold more; otherwise it is sent as it is."""
 
-    After any error of `take` or `close` the draft must be dropped and its ranges read again.
+    row_group_bytes: int
+    may_grow: Callable[[int], bool]
+
+
+class Draft:
+    """Files of one topic; at most one is open per table, a new one when the date changes.
+
+    A file that may not grow any more is closed and sent, which nobody sees before a commit names
+    it.  After any error of `take` or `close` the draft must be dropped and its ranges read again.
     """
 
     def __init__(
@@ -50,23 +60,28 @@ class Draft:
         self._folders = {BRONZE: bronze_table(topic), DLQ: dlq_table(topic)}
         self._dlq_enabled = dlq_enabled
         self._open: dict[str, ParquetFile] = {}
-        self._closed: list[DataFile] = []
+        self._sent: list[DataFile] = []
         self._flaws: Counter[str] = Counter()
         self.book = RangeBook(positions)
         self.bytes = 0
         self.rows = 0
 
+    @property
+    def sent(self) -> int:
+        """How many files are in the store already."""
+        return len(self._sent)
+
     def take(self, batch: Batch, decoded: Decoded, now_ms: int) -> None:
-        """Encode a batch that was checked against `book`; may upload parts.
+        """Encode a batch that was checked against `book`; may send files.
 
         With the DLQ off, malformed messages are skipped here (the caller has consulted the
         policy) and recorded as such.  Raises `StorageUnavailable`.
         """
         date = decoded.ingestion_date.isoformat()
         if decoded.rows is not None:
-            self._file(BRONZE, date, now_ms).append(decoded.rows, decoded.value_bytes)
+            self._append(BRONZE, date, decoded.rows, decoded.value_bytes, now_ms)
         if decoded.dead is not None and self._dlq_enabled:
-            self._file(DLQ, date, now_ms).append(decoded.dead, decoded.dead.nbytes)
+            self._append(DLQ, date, decoded.dead, decoded.dead.nbytes, now_ms)
         dead = decoded.dead_of if self._dlq_enabled else {}
         skipped = {} if self._dlq_enabled else decoded.dead_of
         ends = {part.partition: part.last + 1 for part in batch.extents}
@@ -75,24 +90,27 @@ class Draft:
         self.bytes += decoded.value_bytes
         self.rows += len(batch)
 
-    def _file(self, table: str, date: str, now_ms: int) -> ParquetFile:
-        file = self._open.get(table)
-        if file is not None and file.date != date:
-            self._closed.append(file.close(now_ms))
-            file = None
-        if file is None:
+    def _append(
+        self, table: str, date: str, rows: pa.RecordBatch, raw_bytes: int, now_ms: int
+    ) -> None:
+        if table in self._open and self._open[table].date != date:
+            self._send(table, now_ms)
+        if table not in self._open:
             schema: pa.Schema = BRONZE_FILE if table == BRONZE else DLQ_FILE
-            file = ParquetFile(
-                self._store, table, self._folders[table], schema, date, self._limits)
-            self._open[table] = file
-        return file
+            self._open[table] = ParquetFile(table, schema, date, self._limits.row_group_bytes)
+        self._open[table].append(rows, raw_bytes)
+        if not self._limits.may_grow(sum(file.encoded_bytes for file in self._open.values())):
+            self._send(table, now_ms)
 
-    def abandon(self) -> None:
-        """Give all open files up; see `ParquetFile.abandon`."""
-        for file in self._open.values():
-            file.abandon()
+    def _send(self, table: str, now_ms: int) -> None:
+        """Close the open file of a table and put it into the store.  Raises as `take`."""
+        encoded = self._open.pop(table).close(now_ms)
+        path = f"{self._folders[table]}/{encoded.file.path}"
+        self._store.put(path, encoded.content)
+        self._sent.append(encoded.file)
 
     def close(self, now_ms: int) -> Prepared:
-        """Finish all uploads.  Raises `StorageUnavailable`."""
-        files = [*self._closed, *(file.close(now_ms) for file in self._open.values())]
-        return Prepared(tuple(files), self.book.ranges(), dict(self._flaws), self.bytes)
+        """Send what is open.  Raises `StorageUnavailable`."""
+        for table in tuple(self._open):
+            self._send(table, now_ms)
+        return Prepared(tuple(self._sent), self.book.ranges(), dict(self._flaws), self.bytes)

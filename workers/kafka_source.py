@@ -50,7 +50,7 @@ FETCH_BACKOFF_MS = 5
 """How long the fetcher sleeps on a full queue; the default of 1000 ms starves small queues."""
 FETCH_WAIT_MS = 1_000
 """How long the broker may hold a fetch while there is nothing; new messages end it at once."""
-PARTITION_FETCH_BYTES = 256 * 1024
+PARTITION_FETCH_BYTES = 128 * 1024
 
 _MEMBERSHIP_LOST = (KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED, KafkaError._FATAL)
 """Errors after which a client delivers nothing any more.  A message's error knows only its code,

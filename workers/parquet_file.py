@@ -1,8 +1,8 @@
-"""An open Parquet file that goes to the store part by part while it is written.
+"""A Parquet file of one table and one ingestion date, encoded in memory while messages arrive.
 
-Small batches are gathered until they make a row group worth having; a row group is compressed and
-handed to the store at once.  So at flush time only the last row group and the footer remain, and
-memory depends on the size of a row group and of a part, not on the interval or the backlog.
+Small batches are gathered until they make a row group worth having; a row group is compressed at
+once.  So when the file is closed only the last row group and the footer remain, and what it takes
+is its compressed size, not what has been read.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shared.object_store import ObjectStore, Writer
 from shared.records import DataFile
 from workers.schemas import PARTITION_COLUMN
 
@@ -38,25 +37,21 @@ _DICTIONARIES = [
 
 
 @dataclass(frozen=True, slots=True)
-class FileLimits:
-    """row_group_bytes: raw bytes gathered before a row group is cut; part_bytes: upload part."""
+class Encoded:
+    """A whole file: where it belongs under its table's folder, and its bytes."""
 
-    row_group_bytes: int
-    part_bytes: int
+    file: DataFile
+    content: bytearray
 
 
 class ParquetFile:
-    """One file of one table and one ingestion date; nothing of it is visible before a commit."""
+    """One open file; nobody else sees anything of it."""
 
-    def __init__(
-        self, store: ObjectStore, table: str, folder: str, schema: pa.Schema, date: str,
-        limits: FileLimits,
-    ) -> None:
-        """table: BRONZE or DLQ; folder: the table's path under the lake; date: ISO."""
-        self._table, self._date, self._limits = table, date, limits
+    def __init__(self, table: str, schema: pa.Schema, date: str, row_group_bytes: int) -> None:
+        """table: BRONZE or DLQ; date: ISO; row_group_bytes: raw, gathered before it is cut."""
+        self._table, self._date, self._row_group_bytes = table, date, row_group_bytes
         self._schema = schema
-        self._path = f"{PARTITION_COLUMN}={date}/part-{uuid.uuid4()}.zstd.parquet"
-        self._sink = _Sink(store.open_writer(f"{folder}/{self._path}", limits.part_bytes))
+        self._sink = _Sink()
         names = set(schema.names)
         self._writer = pq.ParquetWriter(
             self._sink, schema, compression="zstd", compression_level=1, data_page_size=PAGE_BYTES,
@@ -65,19 +60,22 @@ class ParquetFile:
             write_statistics=[name for name in STATISTICS if name in names])
         self._pending: list[pa.RecordBatch] = []
         self._pending_bytes = 0
-        self.rows = 0
 
     @property
     def date(self) -> str:
         """The ingestion date all its rows share."""
         return self._date
 
+    @property
+    def encoded_bytes(self) -> int:
+        """Size of what is encoded so far; at most a row group is still to come."""
+        return len(self._sink.content)
+
     def append(self, rows: pa.RecordBatch, raw_bytes: int) -> None:
-        """Add rows; may upload.  Raises `StorageUnavailable`, after which it must be dropped."""
+        """Add rows."""
         self._pending.append(rows)
         self._pending_bytes += raw_bytes + rows.num_rows * ROW_OVERHEAD_BYTES
-        self.rows += rows.num_rows
-        if self._pending_bytes >= self._limits.row_group_bytes:
+        if self._pending_bytes >= self._row_group_bytes:
             self._write_row_group()
 
     def _write_row_group(self) -> None:
@@ -85,61 +83,39 @@ class ParquetFile:
         self._pending, self._pending_bytes = [], 0
         self._writer.write_table(table, row_group_size=table.num_rows)
 
-    def abandon(self) -> None:
-        """Give it up: nothing more is sent, and what was sent stays invisible for ever."""
-        self._sink.abandon()
-
-    def close(self, now_ms: int) -> DataFile:
-        """Finish the upload; the file exists then, still invisible.  Raises as `append`."""
+    def close(self, now_ms: int) -> Encoded:
+        """The whole file, under a name that nobody else has."""
         if self._pending:
             self._write_row_group()
         self._writer.close()
-        self._sink.finish()
-        return DataFile(
-            self._table, self._path, self._sink.tell(), self.rows, self._date,
-            _statistics(self._writer.writer.metadata), now_ms)
+        footer = self._writer.writer.metadata
+        path = f"{PARTITION_COLUMN}={self._date}/part-{uuid.uuid4()}.zstd.parquet"
+        content = self._sink.content
+        return Encoded(
+            DataFile(self._table, path, len(content), footer.num_rows, self._date,
+                     _statistics(footer), now_ms), content)
 
 
 class _Sink:
-    """What ParquetWriter wants of a file, on a store's writer; counts the bytes.
-
-    A ParquetWriter writes a footer when it is collected, also after a failure.  By then the sink
-    is abandoned and lets it write into the void, or a dropped file would wait for a dead store.
-    """
+    """What ParquetWriter wants of a file: one buffer that grows, and is given back as a whole."""
 
     closed = False
 
-    def __init__(self, writer: Writer) -> None:
-        self._writer: Writer | None = writer
-        self._position = 0
+    def __init__(self) -> None:
+        self.content = bytearray()
 
     def write(self, data: bytes) -> int:
-        if self._writer is not None:
-            try:
-                self._writer.write(bytes(data))
-            except BaseException:
-                self.abandon()
-                raise
-        self._position += len(data)
+        self.content += data
         return len(data)
 
     def tell(self) -> int:
-        return self._position
+        return len(self.content)
 
     def flush(self) -> None:
-        """Nothing: parts go out when they are full."""
+        """Nothing: it is all here."""
 
     def close(self) -> None:
-        """Nothing: pyarrow also closes what failed; only `finish` makes the object exist."""
-
-    def abandon(self) -> None:
-        self._writer = None
-
-    def finish(self) -> None:
-        if self._writer is None:
-            raise RuntimeError("an abandoned file cannot be finished")
-        self._writer.close()
-        self._writer = None
+        """Nothing: the content is still wanted."""
 
 
 def _statistics(footer: pq.FileMetaData) -> str:

@@ -21,7 +21,7 @@ from shared.block import Block, Finished, Slot
 from shared.clock import SystemClock
 from shared.config import Config, GapPolicy, OffsetReset, OnMalformed
 from shared.errors import (
-    Fenced, MalformedMessage, ManifestTooLarge, OffsetGap, RecoverableError,
+    AssignmentFailed, Fenced, MalformedMessage, ManifestTooLarge, OffsetGap, RecoverableError,
     StorageUnavailable, TopicRecreated, TopicStopped,
 )
 from shared.exit_codes import WorkerExit
@@ -32,12 +32,12 @@ from shared.protocol import TERMINAL, Ballot, Outcome, Phase, Vote, outcome, res
 from shared.record_log import RecordLog
 from shared.records import Manifest, encode
 from shared.version import SERVICE_VERSION
+from workers.appetite import Appetite
 from workers.batch import Batch
 from workers.decoder import Decoded, decode
-from workers.draft import Draft, Prepared
+from workers.draft import Draft, FileLimits, Prepared
 from workers.kafka_source import OutOfRange, Source
 from workers.pages import give_back_free_heap
-from workers.parquet_file import FileLimits
 from workers.ranges import join
 from workers.reporter import Reporter
 from workers.tables import TopicTables
@@ -133,7 +133,9 @@ class Worker:
         self._config, self._slot, self._clock = parts.config, parts.slot, parts.clock
         self._reporter = parts.reporter
         limits = parts.config.limits
-        self._file_limits = FileLimits(limits.row_group_bytes, limits.upload_part_bytes)
+        self._file_limits = FileLimits(
+            limits.row_group_bytes, lambda held: held < limits.upload_bytes)
+        self._appetite = Appetite(limits.consume_batch_messages, limits.row_group_bytes)
         self._started = False
         self._joined = False
         self._topic_id = ""
@@ -267,6 +269,10 @@ class Worker:
 
     def _on_assign(self, partitions: tuple[int, ...]) -> dict[int, int]:
         """Say where the partitions begin, after everything decided about them is in the tables."""
+        held = sorted(self._assigned & set(partitions))
+        if held:
+            # What was read of them would be read again into the same file.
+            raise AssignmentFailed(f"topic {self._p.topic}: partitions {held} were given twice")
         starts: dict[int, int] = {}
         if partitions:
             self._roll_forward()
@@ -417,8 +423,7 @@ class Worker:
             return
         self._pause_or_resume()
         try:
-            polled = self._p.source.poll(
-                self._config.limits.consume_batch_messages, self._poll_timeout())
+            polled = self._p.source.poll(self._appetite.messages(), self._poll_timeout())
         except RecoverableError:
             self._restart = max(self._restart, Restart.DRAFT)
             raise
@@ -440,6 +445,7 @@ class Worker:
         now_ms = self._clock.unix_ms()
         self._draft.book.check(batch.extents)
         decoded = decode(batch, now_ms, self._p.topic, SERVICE_VERSION)
+        self._appetite.saw(len(batch), decoded.bytes)
         if decoded.dead_of and not self._config.dlq_enabled:
             self._apply_malformed_policy(decoded)
         try:
@@ -502,9 +508,10 @@ class Worker:
     def _reason_to_pause(self) -> Paused:
         limits = self._config.limits
         carried = [*self._prepared, *(self._out.parts if self._out is not None else ())]
+        files = self._draft.sent + sum(len(part.files) for part in carried)
         if self._restart is not Restart.NO or self._clock.monotonic() < self._read_retry.at:
             return Paused.BACKING_OFF
-        if (sum(len(part.files) for part in carried) >= limits.carry_over_files_max
+        if (files >= limits.carry_over_files_max
                 or sum(part.bytes for part in carried) >= limits.carry_over_bytes_max):
             return Paused.CARRY_OVER_FULL
         if self._draft.bytes >= limits.file_bytes_max:
@@ -532,7 +539,6 @@ class Worker:
                 if part.partition in positions:
                     positions[part.partition] = max(positions[part.partition], part.end)
         self._p.source.rewind(positions)
-        self._draft.abandon()
         self._draft = self._new_draft(positions)
         self._gaps = {}
         self._restart = Restart.NO

@@ -14,7 +14,7 @@ from shared.object_store import ObjectStore, Store, open_store
 from tests.fakes.config import make_config
 from tests.fakes.store import MemoryStore
 
-PART_BYTES = 5 * 1024 * 1024
+MIB = 1024 * 1024
 
 
 @pytest.fixture(params=["memory", "folder", "minio"])
@@ -64,27 +64,16 @@ def test_store_deletes_and_a_second_time_is_no_error(store: ObjectStore) -> None
     assert store.put_if_absent("a", b"y")
 
 
-@pytest.mark.parametrize("size", [10, PART_BYTES + 1, 2 * PART_BYTES])
-def test_store_shows_a_written_object_only_after_close(store: ObjectStore, size: int) -> None:
-    """A file must be invisible until it is whole, whether it takes one part or more."""
-    content = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
-    writer = store.open_writer("t/part.parquet", PART_BYTES)
-    for start in range(0, size, 1 << 20):
-        writer.write(content[start:start + (1 << 20)])
-    assert store.size("t/part.parquet") is None
-    assert store.list_after("t/") == []
-    writer.close()
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+@pytest.mark.parametrize("size", [10, 9 * MIB])
+def test_store_holds_a_put_object_whole(
+    store: ObjectStore, size: int, kind: type[bytes] | type[bytearray]
+) -> None:
+    """Files are sent in one request, small or large, from the buffer they were encoded into."""
+    content = kind(bytes(range(256)) * (size // 256) + b"x" * (size % 256))
+    store.put("t/part.parquet", content)
     assert store.size("t/part.parquet") == size
     assert store.get("t/part.parquet") == content
-
-
-def test_store_forgets_a_writer_that_was_dropped(store: ObjectStore) -> None:
-    """After an error a worker drops its open file; nothing of it may ever show."""
-    writer = store.open_writer("t/dropped.parquet", PART_BYTES)
-    writer.write(b"x" * (PART_BYTES + 1))
-    del writer
-    assert store.get("t/dropped.parquet") is None
-    assert store.list_after("t/") == []
 
 
 def test_store_syncs_what_another_library_wrote(store: ObjectStore) -> None:

@@ -105,6 +105,16 @@ class MemorySource:
         if self.assigns_all:
             self.assign(*range(self.topic.partition_count))
 
+    @property
+    def has_settled(self) -> bool:
+        """Whether it has joined, and no rebalance waits for the next poll."""
+        return self._callbacks is not None and not self._rebalances
+
+    @property
+    def assigned(self) -> frozenset[int]:
+        """The partitions it has now."""
+        return frozenset(self._next)
+
     def assign(self, *partitions: int) -> None:
         """Give partitions at the next poll."""
         self._rebalances.append(("assign", partitions))

@@ -12,7 +12,7 @@ def refused(operation: str, path: str) -> StorageUnavailable:
 
 
 class MemoryStore:
-    """`ObjectStore` on a dict.  `objects` is what the lake holds, `open` what is not closed yet."""
+    """`ObjectStore` on a dict.  `objects` is what the lake holds."""
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
@@ -26,6 +26,11 @@ class MemoryStore:
                 return False
             self.objects[path] = bytes(data)
         return True
+
+    def put(self, path: str, data: bytes | bytearray) -> None:
+        """See `ObjectStore`."""
+        with self.faults.around("send", path):
+            self.objects[path] = bytes(data)
 
     def get(self, path: str) -> bytes | None:
         """See `ObjectStore`."""
@@ -48,30 +53,7 @@ class MemoryStore:
         with self.faults.around("delete", path):
             self.objects.pop(path, None)
 
-    def open_writer(self, path: str, part_bytes: int) -> MemoryWriter:
-        """See `ObjectStore`."""
-        with self.faults.around("open", path):
-            return MemoryWriter(self, path)
-
     def sync(self, path: str) -> None:
         """See `ObjectStore`."""
         with self.faults.around("sync", path):
             self.synced.append(path)
-
-
-class MemoryWriter:
-    """`Writer`; the object appears when it is closed."""
-
-    def __init__(self, store: MemoryStore, path: str) -> None:
-        self._store, self._path = store, path
-        self._parts: list[bytes] = []
-
-    def write(self, data: bytes) -> None:
-        """See `Writer`."""
-        with self._store.faults.around("write", self._path):
-            self._parts.append(bytes(data))
-
-    def close(self) -> None:
-        """See `Writer`."""
-        with self._store.faults.around("close", self._path):
-            self._store.objects[self._path] = b"".join(self._parts)

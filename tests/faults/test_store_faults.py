@@ -35,7 +35,7 @@ SILENCE_S = 3
 """Longer than STORE_TIMEOUT_SECONDS of the scene."""
 TRICKLE_BYTES_PER_S = 300
 LARGE_VALUES = 200
-"""Twenty megabytes that do not compress: more than one part, also when two files share them."""
+"""Twenty megabytes that do not compress: files are full long before their cycle ends."""
 
 LOAD_TOPICS = 8
 LOAD_PER_S = 2_000
@@ -60,7 +60,7 @@ def scene(
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A kind of request as it looks on the wire; `large` ones need a file of several parts."""
+    """A kind of request as it looks on the wire; `large` ones need a file that is full."""
 
     method: str
     path: str = ""
@@ -70,9 +70,7 @@ class Operation:
 
 OPERATIONS = {
     "put of a data file": Operation("PUT", UPLOAD, "^$"),
-    "begin of a multipart upload": Operation("POST", UPLOAD, "^uploads", large=True),
-    "part of a multipart upload": Operation("PUT", UPLOAD, "partNumber=", large=True),
-    "end of a multipart upload": Operation("POST", UPLOAD, "^uploadId=", large=True),
+    "put of a full data file": Operation("PUT", UPLOAD, "^$", large=True),
     "put of a commit": Operation("PUT", COMMIT),
     "put of a record": Operation("PUT", RECORD),
     "get": Operation("GET", r"\.json$"),
@@ -87,7 +85,7 @@ BAD_LINES = {
     "request held back for long": (delay(SILENCE_S), "put of a commit"),
     "connection reset before the effect": (RESET_BEFORE, "put of a record"),
     "request cut in its body": (CUT_REQUEST, "put of a data file"),
-    "part cut in its body": (CUT_REQUEST, "part of a multipart upload"),
+    "full file cut in its body": (CUT_REQUEST, "put of a full data file"),
     "commit cut in its body": (CUT_REQUEST, "put of a commit"),
     "record cut in its body": (CUT_REQUEST, "put of a record"),
     "answer cut in its body": (CUT_ANSWER, "get"),

@@ -1,6 +1,6 @@
 """What makes a schedule cheap: a twin of `ParquetFile`, and decoding each batch only once.
 
-The twin makes the same requests and no Parquet; it stands in `workers.draft`, the one place that
+The twin makes no Parquet; it stands in `workers.draft`, the one place that
 makes files.  Encoding would cost most of a schedule's time and is shown elsewhere.
 """
 
@@ -14,11 +14,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from shared.object_store import ObjectStore
 from shared.records import DataFile
 from workers.batch import Batch
 from workers.decoder import Decoded, decode
-from workers.parquet_file import ROW_OVERHEAD_BYTES, FileLimits
+from workers.parquet_file import ROW_OVERHEAD_BYTES, Encoded
 from workers.schemas import PARTITION_COLUMN
 
 REMEMBERED_MAX = 10_000
@@ -28,42 +27,39 @@ numbers = itertools.count()
 
 
 class FileTwin:
-    """See `ParquetFile`; the object is a sequence of pickled columns."""
+    """See `ParquetFile`; the content is a sequence of pickled columns."""
 
-    def __init__(
-        self, store: ObjectStore, table: str, folder: str, schema: pa.Schema, date: str,
-        limits: FileLimits,
-    ) -> None:
-        self._table, self._limits = table, limits
+    def __init__(self, table: str, schema: pa.Schema, date: str, row_group_bytes: int) -> None:
+        self._table, self._row_group_bytes = table, row_group_bytes
         self.date = date
         self._path = f"{PARTITION_COLUMN}={date}/part-{next(numbers)}"
-        self._writer = store.open_writer(f"{folder}/{self._path}", limits.part_bytes)
+        self._content = bytearray()
         self._pending: list[bytes] = []
-        self._pending_bytes = self._size = self.rows = 0
+        self._pending_bytes = self._rows = 0
+
+    @property
+    def encoded_bytes(self) -> int:
+        """See `ParquetFile`."""
+        return len(self._content)
 
     def append(self, rows: pa.RecordBatch, raw_bytes: int) -> None:
         """See `ParquetFile`."""
         self._pending.append(pickled(rows))
         self._pending_bytes += raw_bytes + rows.num_rows * ROW_OVERHEAD_BYTES
-        self.rows += rows.num_rows
-        if self._pending_bytes >= self._limits.row_group_bytes:
+        self._rows += rows.num_rows
+        if self._pending_bytes >= self._row_group_bytes:
             self._write()
 
     def _write(self) -> None:
-        for data in self._pending:
-            self._writer.write(data)
-            self._size += len(data)
+        self._content += b"".join(self._pending)
         self._pending, self._pending_bytes = [], 0
 
-    def abandon(self) -> None:
-        """See `ParquetFile`."""
-        self._writer = None
-
-    def close(self, now_ms: int) -> DataFile:
+    def close(self, now_ms: int) -> Encoded:
         """See `ParquetFile`."""
         self._write()
-        self._writer.close()
-        return DataFile(self._table, self._path, self._size, self.rows, self.date, "{}", now_ms)
+        return Encoded(
+            DataFile(self._table, self._path, len(self._content), self._rows, self.date, "{}",
+                     now_ms), self._content)
 
 
 def pickled(rows: pa.RecordBatch) -> bytes:

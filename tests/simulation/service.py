@@ -54,7 +54,8 @@ def config_of(
     """A configuration; making one costs more than the rest of a service."""
     return make_config(
         topics, {"INSTANCE_ID": instance, "ON_MALFORMED": "skip"}, dlq_enabled=dlq_enabled,
-        gap_policy=gap, consume_batch_messages=batch, row_group_bytes=200)
+        gap_policy=gap, consume_batch_messages=batch, row_group_bytes=200,
+        upload_bytes=600)
 
 
 class TurnOver(BaseException):

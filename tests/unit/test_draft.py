@@ -13,17 +13,19 @@ from shared.records import BRONZE, DLQ
 from tests.fakes.store import MemoryStore
 from workers.batch import Batch
 from workers.decoder import decode
-from workers.draft import Draft, Prepared
-from workers.parquet_file import FileLimits
+from workers.draft import Draft, FileLimits, Prepared
 
-LIMITS = FileLimits(1 << 20, 5 << 20)
+LIMITS = FileLimits(row_group_bytes=1 << 20, may_grow=lambda held: True)
+SMALL = FileLimits(row_group_bytes=1, may_grow=lambda held: held < 5_000)
 EVENING_MS = int(datetime(2026, 1, 31, 23, 59, 59, tzinfo=UTC).timestamp() * 1000)
 NIGHT_MS = EVENING_MS + 1000
 
 
-def make(store: MemoryStore, *, dlq_enabled: bool = True) -> Draft:
+def make(
+    store: MemoryStore, *, dlq_enabled: bool = True, limits: FileLimits = LIMITS
+) -> Draft:
     """Begin a draft of partitions 0 (from 10) and 1 (from 0)."""
-    return Draft(store, "orders", LIMITS, {0: 10, 1: 0}, dlq_enabled=dlq_enabled)
+    return Draft(store, "orders", limits, {0: 10, 1: 0}, dlq_enabled=dlq_enabled)
 
 
 def take(draft: Draft, first: int, values: list[bytes | None], now_ms: int = EVENING_MS) -> None:
@@ -42,7 +44,7 @@ def stored(store: MemoryStore, prepared: Prepared, table: str) -> list[tuple[str
 
 
 def test_rows_and_dead_letters_go_to_their_own_files() -> None:
-    """Both are uploaded before the vote; the range counts both."""
+    """Both are in the store before the vote; the range counts both."""
     store = MemoryStore()
     draft = make(store)
     take(draft, 10, [b"{}", b"poison", None])
@@ -113,14 +115,32 @@ def test_nothing_is_uploaded_for_a_draft_that_read_nothing() -> None:
     assert store.faults.seen == []
 
 
-@pytest.mark.parametrize(("operation", "part"), [
-    ("open", "dlq_bronze_orders/"), ("close", "bronze_orders/_ingestion_date=2026-01-31"),
-    ("open", "bronze_orders/_ingestion_date=2026-02-01"),
+def test_a_file_that_may_not_grow_is_sent_and_the_next_one_begun() -> None:
+    """Memory holds one file of bounded size, whatever is read between two votes."""
+    store = MemoryStore()
+    draft = make(store, limits=SMALL)
+    held = []
+    for turn in range(40):
+        take(draft, 10 + 5 * turn, [b"{}", b"x", b"[2]", b"3", b"4"])
+        held.append(sum(file.encoded_bytes for file in draft._open.values()))
+    assert draft.sent == len(store.objects) > 4
+    assert max(held) < 5_000
+    prepared = draft.close(EVENING_MS)
+    rows = [offset for _, part in stored(store, prepared, BRONZE) for offset in part]
+    dead = [offset for _, part in stored(store, prepared, DLQ) for offset in part]
+    assert sorted(rows + dead) == [*range(10, 210)]
+    assert (rows, dead) == (sorted(rows), [*range(11, 210, 5)])
+    assert [(part.start, part.end) for part in prepared.ranges] == [(10, 210)]
+
+
+@pytest.mark.parametrize("part", [
+    "dlq_bronze_orders/", "bronze_orders/_ingestion_date=2026-01-31",
+    "bronze_orders/_ingestion_date=2026-02-01",
 ])
-def test_an_error_on_the_way_is_raised_and_never_swallowed(operation: str, part: str) -> None:
+def test_an_error_on_the_way_is_raised_and_never_swallowed(part: str) -> None:
     """The caller drops the draft and reads again."""
     store = MemoryStore()
-    fault = store.faults.order(operation, part)
+    fault = store.faults.order("send", part)
     draft = make(store)
     with pytest.raises(StorageUnavailable):
         take(draft, 10, [b"{}", b"x"])
