@@ -32,8 +32,8 @@ def page(text: str, kept: Kept, tests: Mapping[str, list[str]]) -> str:
         ValueError: a mark is missing.
     """
     parts = {
-        "totals": totals(kept), "matrix": matrix(kept, tests), "soak": soaks(kept),
-        "mutants": mutants(kept),
+        "totals": totals(kept), "failed": failures(kept), "soak": soaks(kept),
+        "matrix": matrix(kept, tests), "mutants": mutants(kept),
     }
     for name, part in parts.items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
@@ -56,8 +56,7 @@ def totals(kept: Kept) -> str:
     rows = [
         ("messages written, each found in exactly one table by two readers", f"{messages:,}"),
         ("cycles decided", f"{sum(line.cycles for line in real):,}"),
-        ("lost, doubled, altered, in the wrong table, or written by nobody",
-         "see the runs that failed" if failed else "0"),
+        ("of them lost, doubled, altered, in the wrong table, or written by nobody", "0"),
         ("processes killed", f"{strikes['kill']:,}"),
         ("processes or services frozen", f"{strikes['freeze']:,}"),
         ("faults of the store and of requests to it", f"{strikes['store']:,}"),
@@ -68,7 +67,7 @@ def totals(kept: Kept) -> str:
         ("fault tests passed", f"{sum(not line.is_soak for line in real):,}"),
         ("beside these, schedules of faults simulated on twins",
          f"{sum(line.simulated for line in passed):,}"),
-        ("runs that failed", f"{failed:,}"),
+        ("beside these, runs that failed: listed below, and not counted above", f"{failed:,}"),
         ("commits under test", ", ".join(sorted({line.commit for line in passed}))),
     ]
     bounds = [
@@ -80,6 +79,17 @@ def totals(kept: Kept) -> str:
         table(("", "so far"), rows), "",
         "None in n does not mean never. With 95 % certainty it bounds the rate of faults by 3/n: "
         f"{', '.join(bounds)}."])
+
+
+def failures(kept: Kept) -> str:
+    """Each run that failed, and at which commits the same was kept as passed."""
+    passed: dict[str, set[str]] = defaultdict(set)
+    for line in kept.passed():
+        passed[line.name].add(line.commit)
+    rows = [(f"`{line.name.removeprefix('tests/')}`", line.commit,
+             ", ".join(sorted(passed[line.name])) or NOTHING)
+            for line in kept.lines if line.outcome != "passed"]
+    return table(("run that failed", "at", "passed at"), rows) if rows else "None failed."
 
 
 def matrix(kept: Kept, tests: Mapping[str, list[str]]) -> str:
