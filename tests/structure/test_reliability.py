@@ -88,12 +88,13 @@ def test_only_what_passed_counts_and_what_failed_is_shown(tmp_path: Path) -> Non
             "commit": commit, "written_at": at, "mutants": [
                 {"mutant": "m", "file": "f.py", "caught_by": caught_by, "seconds": 1.0}]}))
     marks = "\n".join(f"<!-- {name} -->\noutdated\n<!-- /{name} -->"
-                      for name in ("totals", "matrix", "soak", "mutants"))
+                      for name in ("totals", "failed", "matrix", "soak", "mutants"))
     text = page(marks, read(tmp_path), {"P1": ["tests/faults/test_x.py::test_y"]})
     assert "| 900 |" in text and "| 5,900 |" not in text and "outdated" not in text
     assert "worker ×3" in text and "worker ×50" not in text
     assert "**as promised, 1 of 2 runs**" in text
-    assert "| runs that failed | 1 |" in text
+    assert "not counted above | 1 |" in text
+    assert "| `faults/test_x.py::test_z` |" in text and "| `faults/test_x.py::test_y` |" not in text
     assert "**survived**" in text and "0 of 1 caught" in text
     assert "1.5 / 1.5 / 1.5" in text
     assert page(text, read(tmp_path), {"P1": ["tests/faults/test_x.py::test_y"]}) == text
