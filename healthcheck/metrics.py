@@ -237,7 +237,7 @@ _READING = (
            (("absent", Report.OFFSETS_ABSENT), ("lost", Report.OFFSETS_LOST))),
     Metric("bronze_paused", Kind.GAUGE, ("topic", "cause"),
            "1 while the worker does not read, and why.",
-           "Long: file_full and carry_over_full mean that commits are slower than the topic; "
+           "Long: cycle_full and carry_over_full mean that commits are slower than the topic; "
            "backing_off follows a failure.", _pauses),
     _report("bronze_pauses_total", Kind.COUNTER,
             "Times the worker stopped reading at a limit or after a failure.",

@@ -305,8 +305,8 @@ class _Loader:
                              HEARTBEAT_PER_STORE_TIMEOUT)
         self._check_at_least("CYCLE_DEADLINE_SECONDS", "STORE_TIMEOUT_SECONDS")
         self._check_at_least("START_DEADLINE_SECONDS", "STORE_TIMEOUT_SECONDS")
-        self._check_at_least("FILE_BYTES_MAX", "ROW_GROUP_BYTES")
-        self._check_at_least("CARRY_OVER_BYTES_MAX", "FILE_BYTES_MAX")
+        self._check_at_least("CYCLE_BYTES_MAX", "ROW_GROUP_BYTES")
+        self._check_at_least("CARRY_OVER_BYTES_MAX", "CYCLE_BYTES_MAX")
 
     def _check_at_least(self, name: str, other: str, factor: int = 1) -> None:
         value, least = self.values.get(name), self.values.get(other)
@@ -400,7 +400,7 @@ def _build(
             kafka_queue_kilobytes=values["KAFKA_QUEUE_KILOBYTES"],
             row_group_bytes=values["ROW_GROUP_BYTES"],
             upload_bytes=values["UPLOAD_BYTES"],
-            file_bytes_max=values["FILE_BYTES_MAX"],
+            cycle_bytes_max=values["CYCLE_BYTES_MAX"],
             carry_over_files_max=values["CARRY_OVER_FILES_MAX"],
             carry_over_bytes_max=values["CARRY_OVER_BYTES_MAX"],
         ),

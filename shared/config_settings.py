@@ -157,14 +157,15 @@ _LIMITS = (
     Setting("UPLOAD_BYTES", Group.LIMITS, Kind.INTEGER, str(2 * MIB),
             "Compressed size at which the open file is sent and the next one begun.",
             1024, 1024 * MIB),
-    Setting("FILE_BYTES_MAX", Group.LIMITS, Kind.INTEGER, str(128 * MIB),
-            "Raw bytes in the open file at which the worker asks for an early flush.",
+    Setting("CYCLE_BYTES_MAX", Group.LIMITS, Kind.INTEGER, str(128 * MIB),
+            "Raw bytes of values read for one cycle: at half of it the worker asks for a flush, at "
+            "all of it reading pauses.",
             1024, 16 * 1024 * MIB),
     Setting("CARRY_OVER_FILES_MAX", Group.LIMITS, Kind.INTEGER, "128",
             "Files a topic may have sent that no commit names yet before it stops reading.",
             1, 1000),
     Setting("CARRY_OVER_BYTES_MAX", Group.LIMITS, Kind.INTEGER, str(512 * MIB),
-            "The same, in raw bytes.", 1024, 1024 * 1024 * MIB),
+            "The same, in bytes of those files.", 1024, 1024 * 1024 * MIB),
 )
 
 _HEALTH = (

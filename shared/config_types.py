@@ -252,7 +252,7 @@ class Limits:
     kafka_queue_kilobytes: int
     row_group_bytes: int
     upload_bytes: int
-    file_bytes_max: int
+    cycle_bytes_max: int
     carry_over_files_max: int
     carry_over_bytes_max: int
 

@@ -119,7 +119,7 @@ class Paused(IntEnum):
     """Why a worker does not read; 0 means that it reads."""
 
     NO = 0
-    FILE_FULL = 1
+    CYCLE_FULL = 1
     CARRY_OVER_FULL = 2
     BACKING_OFF = 3
 

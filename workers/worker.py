@@ -58,7 +58,7 @@ OFFSETS_RETRY_S = 5.0
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.5, 5.0
 """A long outage ends unannounced: the longest wait delays every recovery by as much."""
 FLUSH_ASK_SHARE = 0.5
-"""Share of FILE_BYTES_MAX at which an early flush is asked for; at the whole reading pauses."""
+"""Share of CYCLE_BYTES_MAX at which an early flush is asked for; at the whole reading pauses."""
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -456,7 +456,7 @@ class Worker:
         self._read_retry.worked()
         self._read_at = self._clock.monotonic()
         self._slot.count(Report.MESSAGES_CONSUMED, len(batch))
-        if self._draft.bytes >= self._config.limits.file_bytes_max * FLUSH_ASK_SHARE:
+        if self._draft.bytes >= self._config.limits.cycle_bytes_max * FLUSH_ASK_SHARE:
             if not self._slot.report(Report.FLUSH_WANTED):
                 self._slot.set_report(Report.FLUSH_WANTED, 1)
                 self._p.wake_supervisor()
@@ -514,8 +514,8 @@ class Worker:
         if (files >= limits.carry_over_files_max
                 or sum(part.bytes for part in carried) >= limits.carry_over_bytes_max):
             return Paused.CARRY_OVER_FULL
-        if self._draft.bytes >= limits.file_bytes_max:
-            return Paused.FILE_FULL
+        if self._draft.bytes >= limits.cycle_bytes_max:
+            return Paused.CYCLE_FULL
         return Paused.NO
 
     def _upload_failed(self) -> None:

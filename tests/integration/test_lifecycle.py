@@ -505,7 +505,7 @@ def test_workers_end_by_themselves_when_the_supervisor_is_killed(
 
 
 BACKPRESSURE = {
-    "ROW_GROUP_BYTES": "16384", "FILE_BYTES_MAX": "65536", "CARRY_OVER_FILES_MAX": "2",
+    "ROW_GROUP_BYTES": "16384", "CYCLE_BYTES_MAX": "65536", "CARRY_OVER_FILES_MAX": "2",
     "CARRY_OVER_BYTES_MAX": "1000000", "CONSUME_BATCH_MESSAGES": "50", "ISOLATE_AFTER": "0",
 }
 
@@ -521,7 +521,7 @@ def test_worker_pauses_at_its_limits_and_says_so(held: Held) -> None:
     rule = held.proxy.rule(method="PUT", path_regex=RECORD, action=fail_before(503))
     for topic in held.topics:
         ls.send(held.kafka.bootstrap, topic, big)
-    _wait_paused(held.service, first, "file_full")
+    _wait_paused(held.service, first, "cycle_full")
     held.service.wait_for(
         lambda page: (page["topics"][first]["lag"] or 0) > 0, 10, "what is not read shows as lag")
     held.proxy.remove(rule)

@@ -40,7 +40,7 @@ FOREIGN_PREFIXES = (
     "KAFKA_", "AWS_", "LAKE_", "HEALTH_", "LOG_", "BATCH_", "CYCLE_", "STOP_", "START_", "DLQ_",
     "STORE_", "GAP_", "HEARTBEAT_", "CARRY_OVER_", "ISOLATE_", "CONSUME_", "ROW_GROUP_", "UPLOAD_",
 )  # fmt: skip
-FOREIGN_NAMES = ("INSTANCE_ID", "ON_MALFORMED", "FILE_BYTES_MAX", "NOTIFY_SOCKET")
+FOREIGN_NAMES = ("INSTANCE_ID", "ON_MALFORMED", "CYCLE_BYTES_MAX", "NOTIFY_SOCKET")
 """Settings that the shell of the test's user may hold; they must not reach the service."""
 
 SIDECAR_MODULE = "healthcheck"

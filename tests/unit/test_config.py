@@ -170,7 +170,7 @@ BAD = [
         ("KAFKA_QUEUE_KILOBYTES", "0", "too small"),
         ("ROW_GROUP_BYTES", "1MiB", "not a whole number"),
         ("UPLOAD_BYTES", "1023", "from 1024"),
-        ("FILE_BYTES_MAX", "9" * 19, "not a whole number"),
+        ("CYCLE_BYTES_MAX", "9" * 19, "not a whole number"),
         ("CARRY_OVER_FILES_MAX", "0", "too small"),
         ("CARRY_OVER_BYTES_MAX", "9" * 18, "too large"),
     )),
@@ -248,10 +248,10 @@ BAD = [
         "CYCLE_DEADLINE_SECONDS", "less than STORE_TIMEOUT_SECONDS"),
     bad("start-shorter-than-request", {**FOLDER, "START_DEADLINE_SECONDS": "9"},
         "START_DEADLINE_SECONDS", "less than STORE_TIMEOUT_SECONDS"),
-    bad("file-smaller-than-row-group", {**FOLDER, "FILE_BYTES_MAX": "524287"},
-        "FILE_BYTES_MAX", "less than ROW_GROUP_BYTES"),
+    bad("file-smaller-than-row-group", {**FOLDER, "CYCLE_BYTES_MAX": "524287"},
+        "CYCLE_BYTES_MAX", "less than ROW_GROUP_BYTES"),
     bad("carry-over-smaller-than-file", {**FOLDER, "CARRY_OVER_BYTES_MAX": "1048576"},
-        "CARRY_OVER_BYTES_MAX", "less than FILE_BYTES_MAX"),
+        "CARRY_OVER_BYTES_MAX", "less than CYCLE_BYTES_MAX"),
     bad("property-unknown", {**FOLDER, "KAFKA_PROPERTY_SESION_TIMEOUT_MS": "1"},
         "KAFKA_PROPERTY_SESION_TIMEOUT_MS", "did you mean KAFKA_PROPERTY_SESSION_TIMEOUT_MS?"),
     bad("property-nothing-like-it", {**FOLDER, "KAFKA_PROPERTY_QQQQ": "1"},
@@ -427,7 +427,7 @@ def test_defaults_are_those_promised() -> None:
     limits = config.limits
     assert (limits.consume_batch_messages, limits.kafka_queue_kilobytes) == (1000, 512)
     assert (limits.row_group_bytes, limits.upload_bytes) == (1 << 19, 2 << 20)
-    assert (limits.file_bytes_max, limits.carry_over_files_max) == (128 << 20, 128)
+    assert (limits.cycle_bytes_max, limits.carry_over_files_max) == (128 << 20, 128)
     assert limits.carry_over_bytes_max == 512 << 20
 
 
@@ -439,7 +439,7 @@ def test_each_setting_reaches_its_place() -> None:
         "START_DEADLINE_SECONDS": "22", "STOP_DEADLINE_SECONDS": "23",
         "HEARTBEAT_LIMIT_SECONDS": "24", "STORE_TIMEOUT_SECONDS": "2", "ISOLATE_AFTER": "0",
         "CONSUME_BATCH_MESSAGES": "11", "KAFKA_QUEUE_KILOBYTES": "112",
-        "ROW_GROUP_BYTES": "2000", "UPLOAD_BYTES": "6000000", "FILE_BYTES_MAX": "3000",
+        "ROW_GROUP_BYTES": "2000", "UPLOAD_BYTES": "6000000", "CYCLE_BYTES_MAX": "3000",
         "CARRY_OVER_FILES_MAX": "5", "CARRY_OVER_BYTES_MAX": "4000", "HEALTH_HOST": "::1",
         "HEALTH_PORT": "0", "LOG_LEVEL": "debug", "LOG_FORMAT": "Text", "INSTANCE_ID": "b-1",
         "DLQ_ENABLED": "off", "ON_MALFORMED": "skip", "GAP_POLICY": "continue",
@@ -452,7 +452,7 @@ def test_each_setting_reaches_its_place() -> None:
             cycle.heartbeat_limit_seconds, cycle.isolate_after) == (0.5, 21, 22, 23, 24, 0)
     limits = config.limits
     assert (limits.consume_batch_messages, limits.kafka_queue_kilobytes, limits.row_group_bytes,
-            limits.upload_bytes, limits.file_bytes_max, limits.carry_over_files_max,
+            limits.upload_bytes, limits.cycle_bytes_max, limits.carry_over_files_max,
             limits.carry_over_bytes_max) == (11, 112, 2000, 6000000, 3000, 5, 4000)
     assert (config.health.host, config.health.port) == ("::1", 0)
     assert (config.log.level, config.log.format) == ("DEBUG", LogFormat.TEXT)

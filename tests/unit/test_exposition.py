@@ -220,14 +220,14 @@ def test_exactly_one_state_phase_and_cause_is_set(
     """An enumeration is shown as one series per member, one of which is 1."""
     block.set_phase(4, Phase.ABORTING)
     block.slot(0).set_order(Order.STANDING, list(Standing).index(Standing.ISOLATED))
-    block.slot(0).set_report(Report.PAUSED, Paused.FILE_FULL)
+    block.slot(0).set_report(Report.PAUSED, Paused.CYCLE_FULL)
     ones = {labels for (name, labels), number in samples(scrape()).items() if number == 1
             and name in ("bronze_phase", "bronze_topic_state", "bronze_paused")}
     assert ones == {
         (("phase", "aborting"),),
         (("state", "isolated"), ("topic", TOPICS[0])),
         (("state", "starting"), ("topic", TOPICS[1])),
-        (("cause", "file_full"), ("topic", TOPICS[0])),
+        (("cause", "cycle_full"), ("topic", TOPICS[0])),
     }
 
 

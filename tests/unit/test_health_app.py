@@ -82,7 +82,7 @@ def test_health_has_exactly_the_promised_shape(block: Block, client: FlaskClient
     for word, number in (
         (Report.LAG_KNOWN, 1), (Report.LAG, 0), (Report.ROWS, 1234), (Report.PARTITIONS, 4),
         (Report.DEAD_LETTERS_JSON, 2), (Report.DEAD_LETTERS_EMPTY, 1), (Report.TABLE_VERSION, 12),
-        (Report.LAST_COMMIT_AT_MS, 1_700_000_060_500), (Report.PAUSED, Paused.FILE_FULL),
+        (Report.LAST_COMMIT_AT_MS, 1_700_000_060_500), (Report.PAUSED, Paused.CYCLE_FULL),
     ):
         slot.set_report(word, number)
     slot.error.write(json.dumps(REFUSED).encode())
@@ -104,7 +104,7 @@ def test_health_has_exactly_the_promised_shape(block: Block, client: FlaskClient
         "topics": {
             "orders": {
                 "state": "active", "pid": 200, "incarnation": 1, "restarts": 0, "lag": 0,
-                "rows": 1234, "dead_letters": 3, "partitions": 4, "paused": "file_full",
+                "rows": 1234, "dead_letters": 3, "partitions": 4, "paused": "cycle_full",
                 "last_commit": "2023-11-14T22:14:20.500Z", "table_version": 12, "failures": 0,
                 "last_error": REFUSED},
             "payments": {

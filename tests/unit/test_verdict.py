@@ -252,7 +252,7 @@ def test_a_stopped_topic_needs_no_worker() -> None:
 
 
 @pytest.mark.parametrize(("paused", "expected"), [
-    (Paused.FILE_FULL, []), (Paused.CARRY_OVER_FULL, []),
+    (Paused.CYCLE_FULL, []), (Paused.CARRY_OVER_FULL, []),
     (Paused.BACKING_OFF, [("orders", Code.BACKING_OFF)]),
 ])
 def test_backpressure_is_no_fault_but_backing_off_is(

@@ -823,12 +823,12 @@ def test_a_position_beyond_kafkas_end_stops_the_topic_whatever_the_policy(
 
 def test_worker_pauses_when_its_file_is_full_and_says_so(tmp_path: Path) -> None:
     """Memory and file size are bounded by configuration, not by load; nothing is dropped."""
-    rig = WorkerRig(tmp_path, file_bytes_max=40, consume_batch_messages=2)
+    rig = WorkerRig(tmp_path, cycle_bytes_max=40, consume_batch_messages=2)
     rig.topic.add(0, *[b'"12345678"'] * 20)
     rig.start()
     rig.turn(10)
     assert rig.slot.report(Report.FLUSH_WANTED) == 1
-    assert rig.slot.report(Report.PAUSED) == Paused.FILE_FULL
+    assert rig.slot.report(Report.PAUSED) == Paused.CYCLE_FULL
     assert rig.source.paused
     assert rig.slot.report(Report.MESSAGES_CONSUMED) == 4
     assert rig.slot.report(Report.PAUSES) == 1
@@ -942,7 +942,7 @@ def test_heartbeat_and_lag_are_written_by_the_loop_itself(rig: WorkerRig) -> Non
     beat = rig.slot.report(Report.HEARTBEAT_NS)
     rig.source.pause()
     rig.topic.add(0, *values(7))
-    rig.worker._paused = Paused.FILE_FULL
+    rig.worker._paused = Paused.CYCLE_FULL
     rig.clock.advance(2.0)
     rig.source.faults.order("poll", times=1)
     rig.worker.run_once()
