@@ -12,6 +12,7 @@ from shared.record_log import RecordLog
 from workers.assignment import Assignment
 from workers.delta_table import DeltaStore
 from workers.kafka_source import KafkaSource
+from workers.pages import Tidier
 from workers.reporter import Reporter
 from workers.tables import TopicTables
 from workers.worker import Parts, Worker
@@ -32,7 +33,7 @@ def build_worker(
         dlq_enabled=config.dlq_enabled, on_doubt=reporter.doubt)
     return Worker(Parts(
         config, topic, assignment.incarnation, block, slot, source, tables, RecordLog(store),
-        store, clock, reporter, wake_supervisor))
+        store, clock, reporter, Tidier(clock), wake_supervisor))
 
 
 def roll_forward_only(config: Config, topic: str) -> None:

@@ -37,7 +37,7 @@ from workers.batch import Batch
 from workers.decoder import Decoded, decode
 from workers.draft import Draft, FileLimits, Prepared
 from workers.kafka_source import OutOfRange, Source
-from workers.pages import give_back_free_heap
+from workers.pages import Tidier
 from workers.ranges import join
 from workers.reporter import Reporter
 from workers.tables import TopicTables
@@ -75,6 +75,7 @@ class Parts:
     store: ObjectStore
     clock: SystemClock
     reporter: Reporter
+    tidier: Tidier
     wake_supervisor: Callable[[], None]
 
 
@@ -343,6 +344,7 @@ class Worker:
         self._reporter.clear_error()
         self._p.wake_supervisor()
         self._tell_offsets(wait=False)
+        self._p.tidier.after_commit()
 
     def _vote(self) -> None:
         cycle_id, phase = self._p.block.phase()
@@ -402,7 +404,7 @@ class Worker:
         self._slot.count(Report.BYTES_UPLOADED, prepared.bytes)
         self._prepared.append(prepared)
         self._draft = self._new_draft(self._draft.book.ends)
-        give_back_free_heap()
+        self._p.tidier.after_flush()
 
     def _manifest(self) -> Manifest:
         flaws: dict[str, int] = {}

@@ -19,6 +19,7 @@ from tests.fakes.config import make_config
 from tests.fakes.source import MemorySource, MemoryTopic
 from tests.fakes.store import MemoryStore
 from tests.fakes.tables import MemoryTables, TableState
+from tests.fakes.tidier import IdleTidier
 from workers.reporter import Reporter
 from workers.tables import TopicTables
 from workers.worker import Parts, Worker
@@ -38,6 +39,7 @@ class WorkerRig:
         self.slot = self.block.slot(0)
         self.clock, self.store, self.twins = FakeClock(), MemoryStore(), MemoryTables()
         self.topic = MemoryTopic(partitions)
+        self.tidier = IdleTidier()
         self.log = RecordLog(self.store)
         self.wakes = 0
         self.cycle_id = 0
@@ -57,7 +59,7 @@ class WorkerRig:
             on_doubt=reporter.doubt)
         worker = Worker(Parts(
             self.config, TOPIC, incarnation, self.block, self.slot, source, tables, self.log,
-            self.store, self.clock, reporter, self._wake))
+            self.store, self.clock, reporter, self.tidier, self._wake))
         self.slot.set_report(Report.INCARNATION, incarnation)
         self.worker, self.source = worker, source
         return worker, source

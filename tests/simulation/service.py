@@ -26,6 +26,7 @@ from supervisor.decider import Decider
 from supervisor.fleet import Berth, Fleet
 from supervisor.supervisor import Supervisor
 from tests.fakes.config import make_config
+from tests.fakes.tidier import IdleTidier
 from tests.simulation.gate import Crash
 from tests.simulation.group import SimSource
 from tests.simulation.judge import Violation
@@ -80,7 +81,8 @@ class WorkerProcess:
                              dlq_enabled=service.config.dlq_enabled, on_doubt=reporter.doubt)
         self.worker = Worker(Parts(
             service.config, topic, incarnation, service.block, self._slot, self.source, tables,
-            RecordLog(world.store), world.store, world.clock, reporter, service.wake))
+            RecordLog(world.store), world.store, world.clock, reporter, IdleTidier(),
+            service.wake))
 
     def is_silent(self) -> bool:
         """Whether Kafka hears nothing of it."""

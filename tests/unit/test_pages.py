@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from workers.pages import clean_mappings, forget_clean_pages
+import pytest
+
+from tests.fakes.clock import FakeClock
+from workers.pages import FORGET_INTERVAL_S, Tidier, clean_mappings, forget_clean_pages
 
 SMAPS = """\
 7f0000000000-7f0000001000 r--p 00000000 fd:00 11 /lib/a.so
@@ -41,3 +44,17 @@ def test_code_whose_pages_were_forgotten_still_runs() -> None:
 def test_without_the_kernels_word_nothing_is_forgotten(tmp_path: Path) -> None:
     """Some containers hide /proc; the service must start there all the same."""
     assert forget_clean_pages(tmp_path / "smaps") == 0
+
+
+def test_pages_are_looked_for_once_in_a_while_however_short_cycles_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The look costs as much CPU as a small commit."""
+    looks = []
+    monkeypatch.setattr("workers.pages.forget_clean_pages", lambda: looks.append(1))
+    clock = FakeClock()
+    tidier = Tidier(clock)
+    for _ in range(10):
+        tidier.after_commit()
+        clock.advance(FORGET_INTERVAL_S / 5)
+    assert len(looks) == 2

@@ -899,6 +899,15 @@ def test_worker_reads_nothing_while_it_backs_off(rig: WorkerRig) -> None:
     assert rig.slot.report(Report.PAUSED) == Paused.NO
 
 
+def test_memory_is_given_back_after_each_flush_and_each_commit(rig: WorkerRig) -> None:
+    """What a cycle took is of no use until the next one."""
+    rig.topic.add(0, *values(3))
+    rig.start()
+    assert (rig.tidier.flushes, rig.tidier.commits) == (0, 0)
+    rig.cycle()
+    assert (rig.tidier.flushes, rig.tidier.commits) == (1, 1)
+
+
 def test_partitions_given_twice_are_refused(rig: WorkerRig) -> None:
     """Their messages would come again into the file that holds them already."""
     rig.topic.add(0, *values(3))

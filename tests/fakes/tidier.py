@@ -1,0 +1,22 @@
+"""A tidier that leaves the memory of the tests alone."""
+
+from __future__ import annotations
+
+from tests.fakes.clock import FakeClock
+from workers.pages import Tidier
+
+
+class IdleTidier(Tidier):
+    """Counts what it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(FakeClock())
+        self.flushes = self.commits = 0
+
+    def after_flush(self) -> None:
+        """See `Tidier`."""
+        self.flushes += 1
+
+    def after_commit(self) -> None:
+        """See `Tidier`."""
+        self.commits += 1
