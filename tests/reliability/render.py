@@ -24,6 +24,18 @@ SOAKED = {
 }
 """Row -> strikes of the soak that are its fault, as ``kind: what``."""
 
+TEST_INTERVAL_S = 1
+"""BATCH_INTERVAL_SECONDS of the runs whose recoveries are promised."""
+RECOVERIES = (
+    ("a worker was killed: its topic commits again", 3, r"worker killed"),
+    ("the supervisor was killed and the service started again", 10, r"supervisor killed: .*"),
+    ("Kafka was away", 15,
+     r"a broker (stopped|killed) and started again|a broker away for 40 s|a black hole .*"),
+    ("the store was away or refused everything", 15,
+     r"store killed|(429|500|503) at everything|access is denied|bucket is missing"),
+)
+"""What happened, seconds beyond one interval that are promised for 95 %, and its recoveries."""
+
 
 def page(text: str, kept: Kept, tests: Mapping[str, list[str]]) -> str:
     """The page with every generated part made anew.
@@ -32,7 +44,8 @@ def page(text: str, kept: Kept, tests: Mapping[str, list[str]]) -> str:
         ValueError: a mark is missing.
     """
     parts = {
-        "totals": totals(kept), "failed": failures(kept), "soak": soaks(kept),
+        "totals": totals(kept), "failed": failures(kept), "recovery": recoveries(kept),
+        "soak": soaks(kept),
         "matrix": matrix(kept, tests), "mutants": mutants(kept),
     }
     for name, part in parts.items():
@@ -90,6 +103,21 @@ def failures(kept: Kept) -> str:
              ", ".join(sorted(passed[line.name])) or NOTHING)
             for line in kept.lines if line.outcome != "passed"]
     return table(("run that failed", "at", "passed at"), rows) if rows else "None failed."
+
+
+def recoveries(kept: Kept) -> str:
+    """How long it took until all was well again, against what is promised."""
+    rows = []
+    for happened, beyond_s, names in RECOVERIES:
+        seconds = [one for line in kept.passed() if not line.is_soak
+                   for name, found in line.recoveries_s.items() if re.fullmatch(names, name)
+                   for one in found]
+        limit_s = TEST_INTERVAL_S + beyond_s
+        late = sum(one > limit_s for one in seconds)
+        rows.append((happened, f"interval + {beyond_s} s", f"{len(seconds):,}",
+                     spread(seconds), f"{late:,}" if seconds else NOTHING))
+    return table(("after", "promised for 95 %", "times", "s: p50 / p95 / max", "later than that"),
+                 rows)
 
 
 def matrix(kept: Kept, tests: Mapping[str, list[str]]) -> str:

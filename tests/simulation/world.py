@@ -202,7 +202,8 @@ class World:
 
     def _bury(self, service: Service, now: float) -> None:
         others = [other for other in self.services if other.instance == service.instance]
-        if self._stopping and service.exit_code != ExitCode.OK:
+        # One that was frozen while another took its identity learns of it when it is to stop.
+        if self._stopping and service.exit_code not in (ExitCode.OK, ExitCode.FENCED):
             raise Violation(f"{service.name} was asked to stop and ended with {service.exit_code}")
         if service.exit_code == ExitCode.FENCED:
             if not (others or service.instance in self._restarts.keys() | self._leaving):

@@ -9,7 +9,9 @@ import pytest
 
 from tests.faults.matrix import MATRIX, ROWS
 from tests.reliability.kept import marked_tests, read
-from tests.reliability.render import PAGE, bound, matrix, page, soaks, spread, totals
+from tests.reliability.render import (
+    PAGE, bound, matrix, page, recoveries, soaks, spread, totals,
+)
 from tests.rig.evidence import ROOT, Evidence, Strike
 
 MARK = "pytest.mark." + "extended"
@@ -88,7 +90,7 @@ def test_only_what_passed_counts_and_what_failed_is_shown(tmp_path: Path) -> Non
             "commit": commit, "written_at": at, "mutants": [
                 {"mutant": "m", "file": "f.py", "caught_by": caught_by, "seconds": 1.0}]}))
     marks = "\n".join(f"<!-- {name} -->\noutdated\n<!-- /{name} -->"
-                      for name in ("totals", "failed", "matrix", "soak", "mutants"))
+                      for name in ("totals", "failed", "recovery", "matrix", "soak", "mutants"))
     text = page(marks, read(tmp_path), {"P1": ["tests/faults/test_x.py::test_y"]})
     assert "| 900 |" in text and "| 5,900 |" not in text and "outdated" not in text
     assert "worker ×3" in text and "worker ×50" not in text
@@ -98,6 +100,17 @@ def test_only_what_passed_counts_and_what_failed_is_shown(tmp_path: Path) -> Non
     assert "**survived**" in text and "0 of 1 caught" in text
     assert "1.5 / 1.5 / 1.5" in text
     assert page(text, read(tmp_path), {"P1": ["tests/faults/test_x.py::test_y"]}) == text
+
+
+def test_recoveries_are_held_against_what_is_promised(tmp_path: Path) -> None:
+    """Of 20 killed workers one took longer than the interval of 1 s and the 3 s promised."""
+    evidence = Evidence()
+    for seconds in [2.0] * 19 + [4.5]:
+        evidence.recovered("worker killed", seconds)
+    (tmp_path / "x-faults.jsonl").write_text(
+        evidence.line("tests/faults/test_x.py::test_y", ("P1",), "passed", 2.0))
+    (row,) = [line for line in recoveries(read(tmp_path)).splitlines() if "a worker was" in line]
+    assert "| interval + 3 s | 20 | 2.0 / 2.0 / 4.5 | 1 |" in row
 
 
 def test_soak_counts_for_the_rows_whose_faults_it_did(tmp_path: Path) -> None:

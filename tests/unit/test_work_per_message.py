@@ -51,11 +51,14 @@ def calls(count: int) -> int:
         made += event in ("call", "c_call")
 
     draft = make()
+    # A collection calls whoever has asked to be told of it, and comes when it comes.
+    gc.disable()
     sys.setprofile(count_call)
     try:
         take(draft, messages)
     finally:
         sys.setprofile(None)
+        gc.enable()
     return made
 
 
