@@ -359,6 +359,7 @@ class World:
 
     def _stop_all(self) -> None:
         self._stopping = True
+        self._restarts.clear()  # Whoever stops a unit also stops its next start.
         for service in self.services:
             service.coordinator.request_stop()
         for _ in range(SETTLE_TURNS_MAX):
