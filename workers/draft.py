@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -38,18 +38,18 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class FileLimits:
-    """row_group_bytes: raw bytes in a row group.  may_grow: whether an open file that holds so
-    many encoded bytes may hold more; otherwise it is sent as it is."""
+    """row_group_bytes: raw bytes in a row group; upload_bytes: encoded bytes in the open files
+    at which one of them is sent."""
 
     row_group_bytes: int
-    may_grow: Callable[[int], bool]
+    upload_bytes: int
 
 
 class Draft:
     """Files of one topic; at most one is open per table, a new one when the date changes.
 
-    A file that may not grow any more is closed and sent, which nobody sees before a commit names
-    it.  After any error of `take` or `close` the draft must be dropped and its ranges read again.
+    A file that is full is closed and sent, which nobody sees before a commit names it.  After any
+    error of `take` or `close` the draft must be dropped and its ranges read again.
     """
 
     def __init__(
@@ -99,7 +99,8 @@ class Draft:
             schema: pa.Schema = BRONZE_FILE if table == BRONZE else DLQ_FILE
             self._open[table] = ParquetFile(table, schema, date, self._limits.row_group_bytes)
         self._open[table].append(rows, raw_bytes)
-        if not self._limits.may_grow(sum(file.encoded_bytes for file in self._open.values())):
+        held = sum(file.encoded_bytes for file in self._open.values())
+        if held >= self._limits.upload_bytes:
             self._send(table, now_ms)
 
     def _send(self, table: str, now_ms: int) -> None:

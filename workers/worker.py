@@ -134,8 +134,7 @@ class Worker:
         self._config, self._slot, self._clock = parts.config, parts.slot, parts.clock
         self._reporter = parts.reporter
         limits = parts.config.limits
-        self._file_limits = FileLimits(
-            limits.row_group_bytes, lambda held: held < limits.upload_bytes)
+        self._file_limits = FileLimits(limits.row_group_bytes, limits.upload_bytes)
         self._appetite = Appetite(limits.consume_batch_messages, limits.row_group_bytes)
         self._started = False
         self._joined = False

@@ -15,8 +15,8 @@ from workers.batch import Batch
 from workers.decoder import decode
 from workers.draft import Draft, FileLimits, Prepared
 
-LIMITS = FileLimits(row_group_bytes=1 << 20, may_grow=lambda held: True)
-SMALL = FileLimits(row_group_bytes=1, may_grow=lambda held: held < 5_000)
+LIMITS = FileLimits(row_group_bytes=1 << 20, upload_bytes=1 << 30)
+SMALL = FileLimits(row_group_bytes=1, upload_bytes=5_000)
 EVENING_MS = int(datetime(2026, 1, 31, 23, 59, 59, tzinfo=UTC).timestamp() * 1000)
 NIGHT_MS = EVENING_MS + 1000
 

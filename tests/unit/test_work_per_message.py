@@ -37,7 +37,7 @@ def batch(first: int, count: int) -> Batch:
 
 def make() -> Draft:
     """A draft that keeps its row group open, so that only taking is counted."""
-    limits = FileLimits(row_group_bytes=1 << 30, may_grow=lambda held: True)
+    limits = FileLimits(row_group_bytes=1 << 30, upload_bytes=1 << 30)
     return Draft(MemoryStore(), "orders", limits, dict.fromkeys(range(4), 0), dlq_enabled=True)
 
 
