@@ -181,7 +181,7 @@ class Fleet:
         fate = after_death(berth.history, WorkerExit.FAILED, made_progress=False)
         berth.history = fate.history
         berth.respawn_at = now + max(SPAWN_RETRY_S, fate.delay_s or 0.0)
-        _log_not_spawned(berth.topic, error)
+        log_refused("worker_not_spawned", error, topic=berth.topic)
 
     def reap(self, now: float) -> list[Death]:
         """Bury the dead and settle when each comes back."""
@@ -235,7 +235,7 @@ class Fleet:
                 self._recoveries[topic] = Child(process, start(process))
             except (OSError, EOFError) as error:
                 self._recoveries_at = now + SPAWN_RETRY_S
-                _log_not_spawned(topic, error)
+                log_refused("worker_not_spawned", error, topic=topic)
 
     def reap_recoveries(self) -> list[str]:
         """Topics that have been rolled forward; failed ones are started again by the caller."""
@@ -296,8 +296,9 @@ def _do_without_tracker() -> None:
         tracker._fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
 
 
-def _log_not_spawned(topic: str, error: OSError | EOFError) -> None:
-    log_event(logger, logging.ERROR, "worker_not_spawned", topic=topic,
+def log_refused(event: str, error: OSError | EOFError, **facts: str) -> None:
+    """Say that the host refused a process, and what to look at."""
+    log_event(logger, logging.ERROR, event, **facts,
               cause=error if str(error) else type(error).__name__,
               what_to_do="Check the limits on processes and open files (TasksMax, NOFILE).")
 

@@ -13,7 +13,7 @@ from healthcheck import entry
 from shared.backoff import Backoff
 from shared.config import Config
 from shared.logs import log_event
-from supervisor.fleet import Child, start
+from supervisor.fleet import Child, log_refused, start
 
 logger = logging.getLogger("supervisor")
 
@@ -56,10 +56,7 @@ class Sidecar:
             try:
                 self._start(now)
             except (OSError, EOFError) as error:
-                log_event(logger, logging.ERROR, "sidecar_not_started",
-                          cause=error if str(error) else type(error).__name__,
-                          what_to_do="Check the limits on processes and open files "
-                                     "(TasksMax, NOFILE).")
+                log_refused("sidecar_not_started", error)
                 self._wait_longer(now)
 
     def _wait_longer(self, now: float) -> None:
