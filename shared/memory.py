@@ -47,6 +47,8 @@ FLOOR_BYTES = BATCH_COPIES * MESSAGE_BYTES_UNKNOWN
 SEND_EARLY_BYTES = 256 * KIB
 """Encoded size at which an open file may be sent before it is full; with less, it would cost more
 requests than it gives memory.  What an open file below it holds stays within the floor."""
+RECYCLE_AGE_S = 60.0
+"""A worker that outgrows its share sooner has not leaked: a successor would do the same."""
 LOAN_SHARE_MIN = 0.5
 """Of what all full files take beyond the floors, this share must fit into the common budget: files
 fill one after the other, and half of it is what they hold on average."""

@@ -27,7 +27,7 @@ from shared.errors import (
 from shared.exit_codes import WorkerExit
 from shared.layout import Histogram, Order, Paused, Report
 from shared.logs import RateLimit, log_event
-from shared.memory import MB, SEND_EARLY_BYTES, need
+from shared.memory import MB, RECYCLE_AGE_S, SEND_EARLY_BYTES, need
 from shared.object_store import ObjectStore
 from shared.protocol import TERMINAL, Ballot, Outcome, Phase, Vote, outcome, resolve_start
 from shared.record_log import RecordLog
@@ -62,8 +62,6 @@ BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.5, 5.0
 """A long outage ends unannounced: the longest wait delays every recovery by as much."""
 FLUSH_ASK_SHARE = 0.5
 """Share of CYCLE_BYTES_MAX at which an early flush is asked for; at the whole reading pauses."""
-RECYCLE_AGE_S = 60.0
-"""A worker that outgrows its share sooner has not leaked: a successor would do the same."""
 
 @dataclass(frozen=True, slots=True)
 class Parts:

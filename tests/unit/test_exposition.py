@@ -195,7 +195,7 @@ def test_memory_is_in_bytes_and_what_a_worker_waits_for_it_in_seconds(
     block: Block, scrape: Callable[[], dict[str, Family]]
 ) -> None:
     """The limit is given in megabytes; a wait is a moment in the block."""
-    block.slot(1).set_report(Report.LOAN_WAITED_NS, FixedClock().monotonic_ns() - 3 * 10**9)
+    block.slot(1).set_report(Report.LOAN_WAITED_NS, FrozenClock().monotonic_ns() - 3 * 10**9)
     families = scrape()
     assert value(families, "bronze_memory_limit_bytes") == 256_000_000
     assert value(families, "bronze_memory_budget_bytes") == 26_000_000

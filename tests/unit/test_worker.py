@@ -14,7 +14,7 @@ from shared.errors import (
 )
 from shared.exit_codes import WorkerExit
 from shared.layout import Order, Paused, Report
-from shared.memory import FLOOR_BYTES, MESSAGE_BYTES_UNKNOWN, need
+from shared.memory import FLOOR_BYTES, MESSAGE_BYTES_UNKNOWN, RECYCLE_AGE_S, need
 from shared.naming import position_app_id
 from shared.protocol import Phase, Vote
 from shared.records import BRONZE, DLQ, Lost
@@ -23,7 +23,6 @@ from tests.fakes.source import Entry
 from tests.fakes.worker_rig import FOLDERS, TOPIC, WorkerRig
 from workers.kafka_source import AssignmentFailed, Polled
 from workers.ranges import OffsetRegression
-from workers.worker import RECYCLE_AGE_S
 
 
 @pytest.fixture
