@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
+from shared.memory import BATCH_COPIES, FLOOR_BYTES, least_limit_mb, plan
 from tests.conftest import TopicNames
+from tests.integration import lakeside as ls
 from tests.rig.scene import START_S, Scene, metric
 from tests.rig.service import Service
 from tests.services import KafkaService, MinioService
@@ -47,3 +51,43 @@ def test_workers_that_are_recycled_all_the_time_lose_and_double_nothing(
                   for why in line["because"].values()]
         assert "its worker died" not in blamed
     scene.judge()
+
+
+LARGE_TOPICS = 4
+LARGE_EACH = 30
+LARGE_BYTES = 900_000
+HUGE_BYTES = 6_000_000
+"""Beyond all that four topics may borrow with the least limit, however it is divided."""
+
+
+def incompressible(size: int, seed: int) -> bytes:
+    """A JSON string of about that size."""
+    return b'"%s"' % random.Random(seed).randbytes(size // 2).hex().encode()
+
+
+def test_large_messages_land_within_the_least_limit(
+    kafka: KafkaService, minio: MinioService, topic_names: TopicNames, lake_prefix: str
+) -> None:
+    """Topics take turns at the common budget, one message is larger than it, and all get on."""
+    topics = topic_names(LARGE_TOPICS)
+    limit_mb = least_limit_mb(LARGE_TOPICS)
+    assert BATCH_COPIES * HUGE_BYTES > plan(limit_mb, LARGE_TOPICS).loan_budget_bytes + FLOOR_BYTES
+    lake = ls.store_lake(minio, lake_prefix)
+    values = {topic: [incompressible(LARGE_BYTES, number * LARGE_TOPICS + index)
+                      for number in range(LARGE_EACH)] for index, topic in enumerate(topics)}
+    values[topics[0]].insert(LARGE_EACH // 2, incompressible(HUGE_BYTES, -1))
+    for topic in topics:
+        kafka.create_topic(topic, config={"max.message.bytes": 2 * HUGE_BYTES})
+        ls.send(kafka.bootstrap, topic, values[topic],
+                client={"message.max.bytes": 2 * HUGE_BYTES})
+    environ = ls.settings(kafka.bootstrap, lake, topics, MEMORY_LIMIT_MB=limit_mb)
+    with Service(environ, LARGE_TOPICS) as service:
+        for topic in topics:
+            ls.wait_for_position(service, lake, topic, len(values[topic]), timeout_s=LANDING_S)
+        assert metric(service, "bronze_pauses_total") > 0, "nobody met the end of the budget"
+        assert metric(service, "bronze_worker_restarts_total") == 0
+        service.wait_for(lambda page: metric(service, "bronze_memory_borrowed_bytes") == 0, 10,
+                         "everything borrowed is given back")
+        assert service.terminate() == 0
+    for topic in topics:
+        assert [row["value"].encode() for row in ls.rows(lake, topic)] == values[topic]

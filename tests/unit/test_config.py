@@ -31,7 +31,7 @@ from shared.config import (
 from shared.config_properties import BY_VARIABLE, FREE, OWN_VARIABLE, OWNED
 from shared.config_render import rewritten
 from shared.config_settings import PROPERTY_PREFIX, REFUSED_AWS, SETTINGS, Kind
-from shared.memory import MemoryPlan, plan
+from shared.memory import MemoryPlan, least_limit_mb, plan
 
 ROOT = Path(__file__).resolve().parents[2]
 CANARY = "c4n4ry-do-not-show"
@@ -168,7 +168,7 @@ BAD = [
         ("HEALTH_PORT", "65536", "too large"),
         ("HEALTH_PORT", "http", "not a whole number"),
         ("MEMORY_LIMIT_MB", "0", "too small"),
-        ("MEMORY_LIMIT_MB", "63", "from 64 to 65536"),
+        ("MEMORY_LIMIT_MB", str(least_limit_mb(1) - 1), f"from {least_limit_mb(1)} to 65536"),
         ("MEMORY_LIMIT_MB", "65537", "too large"),
         ("MEMORY_LIMIT_MB", "256M", "not a whole number"),
         ("MEMORY_LIMIT_MB", "1_000", "not a whole number"),
@@ -251,11 +251,11 @@ BAD = [
         "CYCLE_DEADLINE_SECONDS", "less than STORE_TIMEOUT_SECONDS"),
     bad("start-shorter-than-request", {**FOLDER, "START_DEADLINE_SECONDS": "9"},
         "START_DEADLINE_SECONDS", "less than STORE_TIMEOUT_SECONDS"),
-    bad("memory-too-little-for-two", {**FOLDER, "MEMORY_LIMIT_MB": "87"},
-        "MEMORY_LIMIT_MB", "87 is too little for 2 topics; set it to 88 at least"),
+    bad("memory-too-little-for-two", {**FOLDER, "MEMORY_LIMIT_MB": str(least_limit_mb(2) - 1)},
+        "MEMORY_LIMIT_MB", f"is too little for 2 topics; set it to {least_limit_mb(2)} at least"),
     bad("memory-too-little-for-many",
         {**FOLDER, "KAFKA_TOPICS": ",".join(f"t{n}" for n in range(64))},
-        "MEMORY_LIMIT_MB", "256 is too little for 64 topics; set it to 1564 at least"),
+        "MEMORY_LIMIT_MB", f"256 is too little for 64 topics; set it to {least_limit_mb(64)} at"),
     bad("property-derived", {**FOLDER, "KAFKA_PROPERTY_QUEUED_MAX_MESSAGES_KBYTES": "1024"},
         "KAFKA_PROPERTY_QUEUED_MAX_MESSAGES_KBYTES", "it is derived from MEMORY_LIMIT_MB"),
     bad("carry-over-smaller-than-file", {**FOLDER, "CARRY_OVER_BYTES_MAX": "1048576"},
@@ -447,7 +447,7 @@ def test_each_setting_reaches_its_place() -> None:
         "BATCH_INTERVAL_SECONDS": "0.5", "CYCLE_DEADLINE_SECONDS": "21",
         "START_DEADLINE_SECONDS": "22", "STOP_DEADLINE_SECONDS": "23",
         "HEARTBEAT_LIMIT_SECONDS": "24", "STORE_TIMEOUT_SECONDS": "2", "ISOLATE_AFTER": "0",
-        "MEMORY_LIMIT_MB": "90", "CYCLE_BYTES_MAX": "3000",
+        "MEMORY_LIMIT_MB": "95", "CYCLE_BYTES_MAX": "3000",
         "CARRY_OVER_FILES_MAX": "5", "CARRY_OVER_BYTES_MAX": "4000", "HEALTH_HOST": "::1",
         "HEALTH_PORT": "0", "LOG_LEVEL": "debug", "LOG_FORMAT": "Text", "INSTANCE_ID": "b-1",
         "DLQ_ENABLED": "off", "ON_MALFORMED": "skip", "GAP_POLICY": "continue",
@@ -459,7 +459,7 @@ def test_each_setting_reaches_its_place() -> None:
             cycle.start_deadline_seconds, cycle.stop_deadline_seconds,
             cycle.heartbeat_limit_seconds, cycle.isolate_after) == (0.5, 21, 22, 23, 24, 0)
     limits = config.limits
-    assert MemoryPlan(*astuple(limits)[:len(fields(MemoryPlan))]) == plan(90, 2)
+    assert MemoryPlan(*astuple(limits)[:len(fields(MemoryPlan))]) == plan(95, 2)
     assert (limits.cycle_bytes_max, limits.carry_over_files_max,
             limits.carry_over_bytes_max) == (3000, 5, 4000)
     assert (config.health.host, config.health.port) == ("::1", 0)
