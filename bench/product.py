@@ -24,7 +24,7 @@ NOTE_BYTES_MAX = 4096
 LOG_LINES_IN_ERRORS = 30
 FOREIGN_PREFIXES = (
     "KAFKA_", "AWS_", "LAKE_", "HEALTH_", "LOG_", "BATCH_", "CYCLE_", "STOP_", "START_", "DLQ_",
-    "STORE_", "CONSUME_", "ROW_GROUP_", "UPLOAD_", "FILE_BYTES_", "CARRY_OVER_", "HEARTBEAT_",
+    "STORE_", "CARRY_OVER_", "HEARTBEAT_",
     "MEMORY_", "ISOLATE_", "GAP_", "PYTHON")
 """Settings of whoever runs the benchmark; they must not reach what is measured."""
 

@@ -14,9 +14,11 @@ from enum import StrEnum
 from healthcheck.moment import Moment
 from healthcheck.snapshot import Durations, TopicSnapshot
 from healthcheck.verdict import (
-    Status, is_live, is_ready, is_worker_up, state_of, supervisor_silence_s, worker_silence_s,
+    Status, is_live, is_ready, is_worker_up, loan_wait_s, state_of, supervisor_silence_s,
+    worker_silence_s,
 )
 from shared.layout import Header, Histogram, Order, Paused, Report
+from shared.memory import MB
 from shared.protocol import Phase, Standing
 
 
@@ -152,6 +154,14 @@ _SERVICE = (
             "Restarts of the health page's own process.",
             "Rising: read its last log lines; the ingestion is not concerned.",
             Header.SIDECAR_RESTARTS),
+    _service("bronze_memory_limit_bytes", Kind.GAUGE,
+             "MEMORY_LIMIT_MB in bytes.",
+             "The memory of all processes nears it: see Memory in the runbook.",
+             lambda m: m.snapshot.about.memory_limit_mb * MB),
+    _service("bronze_memory_budget_bytes", Kind.GAUGE,
+             "The part of the limit that all workers share for what varies with load.",
+             "The sum of bronze_memory_borrowed_bytes stays near it: raise MEMORY_LIMIT_MB.",
+             lambda m: m.snapshot.about.loan_budget_bytes),
     _service("bronze_cycle_id", Kind.GAUGE,
              "Number of the present cycle; grows for ever, also across restarts.",
              "Stands still only while the service starts or hangs.",
@@ -195,6 +205,10 @@ _WORKERS = (
     _order("bronze_worker_restarts_total", Kind.COUNTER,
            "Restarts of the topic's worker.",
            "Rising: see WorkerDied in the runbook.", Order.RESTARTS),
+    _order("bronze_worker_recycled_total", Kind.COUNTER,
+           "Times the worker gave its place to a new one because it had outgrown its share.",
+           "Rising every minute: its share is too small, raise MEMORY_LIMIT_MB; else none.",
+           Order.RECYCLED),
     _order("bronze_worker_stalls_total", Kind.COUNTER,
            "Times the worker was killed because its loop stood still.",
            "Rising: see WorkerStalled in the runbook.", Order.STALLS),
@@ -238,11 +252,21 @@ _READING = (
     Metric("bronze_paused", Kind.GAUGE, ("topic", "cause"),
            "1 while the worker does not read, and why.",
            "Long: cycle_full and carry_over_full mean that commits are slower than the topic; "
-           "backing_off follows a failure.", _pauses),
+           "budget waits for memory, backing_off follows a failure.", _pauses),
     _report("bronze_pauses_total", Kind.COUNTER,
             "Times the worker stopped reading at a limit or after a failure.",
-            "Rising steadily: raise the limits of memory, or mend what makes commits slow.",
+            "Rising steadily: raise MEMORY_LIMIT_MB, or mend what makes commits slow.",
             Report.PAUSES),
+)
+
+_MEMORY = (
+    _report("bronze_memory_borrowed_bytes", Kind.GAUGE,
+            "What the worker holds of the common budget, for open files and batches.",
+            "None; compare the sum with bronze_memory_budget_bytes.", Report.BORROWED),
+    _topic("bronze_memory_wait_seconds", Kind.GAUGE,
+           "Seconds for which the worker has waited for others to give memory back; usually 0.",
+           "Above 0 for long: a large message waits, or MEMORY_LIMIT_MB is too small.",
+           lambda m, topic: loan_wait_s(topic, m.now_ns)),
 )
 
 _WRITING = (
@@ -317,4 +341,4 @@ _COMMITTING = (
             Report.OFFSET_COMMIT_FAILURES),
 )
 
-METRICS: tuple[Metric, ...] = _SERVICE + _WORKERS + _READING + _WRITING + _COMMITTING
+METRICS: tuple[Metric, ...] = _SERVICE + _WORKERS + _READING + _MEMORY + _WRITING + _COMMITTING

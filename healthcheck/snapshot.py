@@ -30,6 +30,8 @@ class About:
     batch_interval_seconds: float
     cycle_deadline_seconds: float
     heartbeat_limit_seconds: float
+    memory_limit_mb: int
+    loan_budget_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +167,8 @@ def _about(content: bytes) -> About:
             batch_interval_seconds=float(facts["batch_interval_seconds"]),
             cycle_deadline_seconds=float(facts["cycle_deadline_seconds"]),
             heartbeat_limit_seconds=float(facts["heartbeat_limit_seconds"]),
+            memory_limit_mb=int(facts["memory_limit_mb"]),
+            loan_budget_bytes=int(facts["loan_budget_bytes"]),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise BlockError(

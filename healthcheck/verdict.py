@@ -171,6 +171,11 @@ def worker_silence_s(topic: TopicSnapshot, now_ns: int) -> float | None:
     return _age_s(topic.report[Report.HEARTBEAT_NS], now_ns) if topic.answers else None
 
 
+def loan_wait_s(topic: TopicSnapshot, now_ns: int) -> float:
+    """For how many seconds the worker has waited for memory; 0 when it does not wait."""
+    return _age_s(topic.report[Report.LOAN_WAITED_NS], now_ns) or 0.0
+
+
 def is_worker_up(snapshot: ServiceSnapshot, topic: TopicSnapshot, now_ns: int) -> bool:
     """Whether the topic's present worker has given a sign of life within the limit."""
     age_s = worker_silence_s(topic, now_ns)

@@ -141,6 +141,11 @@ class Block:
         """The static facts the supervisor wrote when it made the block."""
         return self._about.read() or b"{}"
 
+    def reports(self, word: Report) -> list[int]:
+        """One report word of every topic."""
+        offsets = (topic_offset(index) + layout.REPORT_OFFSET for index in range(self.topic_count))
+        return [self._words[offset // layout.WORD_BYTES + word] for offset in offsets]
+
     def slot(self, index: int) -> Slot:
         """The slot of topic `index`, in the order of KAFKA_TOPICS."""
         return Slot(self._bytes, self._words, index)
@@ -152,6 +157,7 @@ class Slot:
     def __init__(self, data: memoryview, words: memoryview, index: int) -> None:
         base = topic_offset(index)
         self._words = words
+        self.index = index
         self._orders = (base + layout.ORDER_OFFSET) // layout.WORD_BYTES
         self._reports = (base + layout.REPORT_OFFSET) // layout.WORD_BYTES
         histograms = (base + layout.HISTOGRAMS_OFFSET) // layout.WORD_BYTES

@@ -15,6 +15,7 @@ import re
 import stat
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from shared.config_parse import (
@@ -54,6 +55,7 @@ from shared.config_types import (
     OnMalformed,
     Secret,
 )
+from shared.memory import MemoryPlan, TooLittleMemory, plan
 
 __all__ = [
     "Config",
@@ -139,10 +141,11 @@ def load(
     loader.check_kafka()
     loader.check_lake()
     loader.check_numbers()
+    loader.check_memory()
     loader.check_workers(workers)
-    if loader.faults:
+    if loader.memory is None or loader.faults:
         raise ConfigError(loader.faults)
-    return _build(loader.values, tuple(loader.properties), is_terminal)
+    return _build(loader.values, loader.memory, tuple(loader.properties), is_terminal)
 
 
 class _Loader:
@@ -157,6 +160,7 @@ class _Loader:
         self.values: dict[str, Any] = {}
         self.properties: list[tuple[str, Secret]] = []
         self.faults: list[Fault] = []
+        self.memory: MemoryPlan | None = None
 
     def fault(self, variable: str, problem: str, remedy: str) -> None:
         self.faults.append(Fault(variable, problem, remedy))
@@ -307,8 +311,18 @@ class _Loader:
                              HEARTBEAT_PER_STORE_TIMEOUT)
         self._check_at_least("CYCLE_DEADLINE_SECONDS", "STORE_TIMEOUT_SECONDS")
         self._check_at_least("START_DEADLINE_SECONDS", "STORE_TIMEOUT_SECONDS")
-        self._check_at_least("CYCLE_BYTES_MAX", "ROW_GROUP_BYTES")
         self._check_at_least("CARRY_OVER_BYTES_MAX", "CYCLE_BYTES_MAX")
+
+    def check_memory(self) -> None:
+        """Derive the limits of all parts."""
+        limit_mb, topics = self.values.get("MEMORY_LIMIT_MB"), self.values.get("KAFKA_TOPICS")
+        if limit_mb is None or topics is None:
+            return
+        try:
+            self.memory = plan(limit_mb, len(topics))
+        except TooLittleMemory as error:
+            self.fault("MEMORY_LIMIT_MB", f"{limit_mb} is too little for {len(topics)} topics",
+                       f"set it to {error.least_mb} at least, or let another service take some")
 
     def _check_at_least(self, name: str, other: str, factor: int = 1) -> None:
         value, least = self.values.get(name), self.values.get(other)
@@ -373,6 +387,7 @@ def _printable(variable: str) -> str:
 
 def _build(
     values: Mapping[str, Any],
+    memory: MemoryPlan,
     properties: tuple[tuple[str, Secret], ...],
     is_terminal: Callable[[], bool],
 ) -> Config:
@@ -399,10 +414,7 @@ def _build(
             isolate_after=values["ISOLATE_AFTER"],
         ),
         limits=Limits(
-            consume_batch_messages=values["CONSUME_BATCH_MESSAGES"],
-            kafka_queue_kilobytes=values["KAFKA_QUEUE_KILOBYTES"],
-            row_group_bytes=values["ROW_GROUP_BYTES"],
-            upload_bytes=values["UPLOAD_BYTES"],
+            **asdict(memory),
             cycle_bytes_max=values["CYCLE_BYTES_MAX"],
             carry_over_files_max=values["CARRY_OVER_FILES_MAX"],
             carry_over_bytes_max=values["CARRY_OVER_BYTES_MAX"],

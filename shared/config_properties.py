@@ -18,7 +18,6 @@ OWN_VARIABLE = {
     "sasl.password": "KAFKA_SASL_PASSWORD_FILE",
     "ssl.ca.location": "KAFKA_SSL_CA_LOCATION",
     "auto.offset.reset": "KAFKA_AUTO_OFFSET_RESET",
-    "queued.max.messages.kbytes": "KAFKA_QUEUE_KILOBYTES",
 }
 
 _OFFSETS = "offsets are committed by the service after the Delta commit, never by the client"
@@ -46,7 +45,8 @@ OWNED = {
     "enable_sasl_queue": _LOOP,
     "log.queue": _LOOP,
     "statistics.interval.ms": _LOOP,
-    "consume.callback.max.messages": "the worker reads in batches, see CONSUME_BATCH_MESSAGES",
+    "consume.callback.max.messages": "the worker reads in batches of its own size",
+    "queued.max.messages.kbytes": "it is derived from MEMORY_LIMIT_MB",
     "internal.termination.signal": "signals belong to the supervisor",
     "plugin.library.paths": "a plug-in could change what is read",
     "test.mock.num.brokers": "it replaces the configured brokers by an empty mock",

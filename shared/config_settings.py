@@ -10,8 +10,7 @@ from enum import Enum, StrEnum
 from typing import NamedTuple
 
 from shared.config_types import GapPolicy, KafkaReader, LogFormat, OffsetReset, OnMalformed
-
-MIB = 1024 * 1024
+from shared.memory import LIMIT_MB_MAX, MIB, least_limit_mb
 
 
 class Kind(Enum):
@@ -40,7 +39,7 @@ class Group(StrEnum):
     LAKE = "Lake"
     DATA = "Data"
     CYCLE = "Cycle and deadlines"
-    LIMITS = "Memory limits, per worker"
+    LIMITS = "Memory and limits of a cycle"
     HEALTH = "Health and logs"
 
 
@@ -151,19 +150,12 @@ _CYCLE = (
 )
 
 _LIMITS = (
-    Setting("CONSUME_BATCH_MESSAGES", Group.LIMITS, Kind.INTEGER, "1000",
-            "Messages taken from the Kafka client at once.", 1, 100_000),
-    Setting("KAFKA_QUEUE_KILOBYTES", Group.LIMITS, Kind.INTEGER, "512",
-            "Messages the Kafka client holds ready, in KiB.", 64, 2_097_151),
-    Setting("ROW_GROUP_BYTES", Group.LIMITS, Kind.INTEGER, str(MIB // 2),
-            "Raw bytes of values after which a batch is cut into a row group.",
-            1024, 256 * MIB),
-    Setting("UPLOAD_BYTES", Group.LIMITS, Kind.INTEGER, str(2 * MIB),
-            "Compressed size at which the open file is sent and the next one begun.",
-            1024, 1024 * MIB),
+    Setting("MEMORY_LIMIT_MB", Group.LIMITS, Kind.INTEGER, "256",
+            "Memory of all processes together, in MB of 10^6 bytes; the limit of every part is "
+            "derived from it.", least_limit_mb(1), LIMIT_MB_MAX),
     Setting("CYCLE_BYTES_MAX", Group.LIMITS, Kind.INTEGER, str(128 * MIB),
-            "Raw bytes of values read for one cycle: at half of it the worker asks for a flush, at "
-            "all of it reading pauses.",
+            "Raw bytes of values a topic reads for one cycle: at half of it the worker asks for a "
+            "flush, at all of it reading pauses.",
             1024, 16 * 1024 * MIB),
     Setting("CARRY_OVER_FILES_MAX", Group.LIMITS, Kind.INTEGER, "128",
             "Files a topic may have sent that no commit names yet before it stops reading.",
@@ -196,7 +188,7 @@ SECRET_PAIRS = (
 # Names beginning so are ours alone: an unknown one is a fault even if it is like none of ours.
 OWN_PREFIXES = (
     "KAFKA_", "LAKE_", "DLQ_", "GAP_", "BATCH_", "CYCLE_", "HEARTBEAT_", "ISOLATE_",
-    "CARRY_OVER_", "HEALTH_",
+    "CARRY_OVER_", "HEALTH_", "MEMORY_",
 )  # fmt: skip
 
 PROPERTY_PREFIX = "KAFKA_PROPERTY_"

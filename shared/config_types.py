@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from shared.memory import MemoryPlan
+
 SECRET_MASK = "***"
 
 # A store that answers at all does so within this; a longer request limit is for moving bytes.
@@ -253,13 +255,9 @@ class CycleConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What bounds the memory of one worker, whatever the load."""
+class Limits(MemoryPlan):
+    """What bounds memory, whatever the load; and a cycle, whatever the store."""
 
-    consume_batch_messages: int
-    kafka_queue_kilobytes: int
-    row_group_bytes: int
-    upload_bytes: int
     cycle_bytes_max: int
     carry_over_files_max: int
     carry_over_bytes_max: int

@@ -68,3 +68,5 @@ class WorkerExit(IntEnum):
     """Kafka gave its membership away: look for a newer service of our identity, else respawn."""
     ORPHANED = 5
     """The supervisor is gone."""
+    RECYCLED = 6
+    """It had grown beyond its share of the memory, and owed nothing: start a new one at once."""

@@ -18,7 +18,7 @@ import zlib
 from enum import IntEnum
 
 MAGIC = int.from_bytes(b"BRONZE-1", "little")
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 WORD_BYTES = 8
 
 ABOUT_BYTES = 32 * 1024
@@ -69,10 +69,14 @@ class Order(IntEnum):
     STANDING_SINCE_MS = 10
     FOREIGN_RECORD = 11
     INCLUDED_CHECK = 12
+    RECYCLED = 13
 
 
 class Report(IntEnum):
-    """Per topic, written by the worker; counters go on where a dead incarnation left them."""
+    """Per topic, written by the worker; counters go on where a dead incarnation left them.
+
+    BORROWED and LOAN_WAITED_NS bind other workers, so the supervisor clears them for a dead one.
+    """
 
     INCARNATION = 0
     HEARTBEAT_NS = 1
@@ -113,6 +117,8 @@ class Report(IntEnum):
     OFFSET_COMMIT_FAILURES = 36
     LAST_COMMIT_NS = 37
     FINISHED_CHECK = 38
+    BORROWED = 39
+    LOAN_WAITED_NS = 40
 
 
 class Paused(IntEnum):
@@ -122,6 +128,7 @@ class Paused(IntEnum):
     CYCLE_FULL = 1
     CARRY_OVER_FULL = 2
     BACKING_OFF = 3
+    BUDGET = 4
 
 
 class Histogram(IntEnum):

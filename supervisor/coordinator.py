@@ -33,6 +33,8 @@ WATCH_INTERVAL_S = 30.0
 """How often an idle service looks whether others wrote; trimming keeps far more than that."""
 TRIM_INTERVAL_S = 60.0
 """Often enough that a record a second is trimmed as fast as it is written."""
+RECYCLED_WAIT_S = 10.0
+"""How long a flush waits for the successor of a recycled worker; a start takes about a second."""
 DECIDE_FIRST_S, DECIDE_MAX_S = 0.2, 5.0
 
 _STANDINGS = tuple(Standing)
@@ -74,6 +76,7 @@ class Coordinator:
         self._retry_at = 0.0
         self._dead: set[str] = set(topics)
         self._died_in_cycle: set[str] = set()
+        self._recycled: dict[str, float] = {}
         self._proposal: Proposal | None = None
         self._decision: Decision | None = None
         self._table_versions: dict[str, int] = {}
@@ -112,7 +115,14 @@ class Coordinator:
         """A worker's vote dies with it, and so does what it had started."""
         self._dead.add(topic)
         self._died_in_cycle.add(topic)
+        self._recycled.pop(topic, None)
         self.members[topic] = replace(self.members[topic], started=False)
+
+    def worker_recycled(self, topic: str) -> None:
+        """It left between two cycles: none of them is its failure, and the next one waits a while
+        for its successor."""
+        self.worker_died(topic)
+        self._recycled[topic] = self._clock.monotonic() + RECYCLED_WAIT_S
 
     def worker_born(self, topic: str) -> None:
         """A new incarnation runs; it votes from the next cycle on."""
@@ -251,9 +261,17 @@ class Coordinator:
         self._look_after_log(now)
         if self._stopping and self._final_flush:
             self._enter(Phase.STOPPING)
+        elif self._awaits_successor(now):
+            return
         elif self._stopping or now >= self._next_flush or self._wanted_early(now):
             self._final_flush = self._stopping
             self._begin_flush(now)
+
+    def _awaits_successor(self, now: float) -> bool:
+        """Whether a recycled worker's successor is on its way; it could not vote yet."""
+        self._recycled = {topic: until for topic, until in self._recycled.items()
+                          if now < until and not self.members[topic].started}
+        return bool(self._recycled)
 
     def _look_after_log(self, now: float) -> None:
         """Watch and trim when due, also when cycles follow each other without a pause."""
@@ -343,8 +361,8 @@ class Coordinator:
         return manifests
 
     def _count_abort(self, culprits: Mapping[str, str]) -> None:
-        self.members = protocol.after_abort(
-            self.members, culprits, self._timing.isolate_after)
+        at_fault = culprits.keys() - self._recycled.keys()
+        self.members = protocol.after_abort(self.members, at_fault, self._timing.isolate_after)
         self._block.add(Header.CYCLES_ABORTED)
         log_event(logger, logging.WARNING, "cycle_aborted", cycle_id=self._cycle_id,
                   because=dict(culprits),

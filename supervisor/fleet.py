@@ -146,7 +146,7 @@ class Fleet:
         incarnation = slot.order(Order.INCARNATION) + 1
         slot.set_order(Order.INCARNATION, incarnation)
         slot.set_order(Order.SPAWNED_AT_MS, self._clock.unix_ms())
-        slot.set_order(Order.RESTARTS, incarnation - 1)
+        slot.set_order(Order.RESTARTS, incarnation - 1 - slot.order(Order.RECYCLED))
         try:
             berth.child = self._bear(berth, incarnation, now)
         except (OSError, EOFError) as error:
@@ -195,6 +195,9 @@ class Fleet:
             berth.child, berth.history = None, fate.history
             berth.respawn_at = None if fate.delay_s is None else now + fate.delay_s
             berth.slot.set_order(Order.PID, 0)
+            _release(berth.slot)
+            if exit_code == WorkerExit.RECYCLED:
+                berth.slot.set_order(Order.RECYCLED, berth.slot.order(Order.RECYCLED) + 1)
             deaths.append(Death(berth.topic, exit_code, fate.delay_s is not None))
             _log_end(berth.topic, exit_code, fate)
         return deaths
@@ -268,7 +271,8 @@ class Fleet:
 
         It stays until a new incarnation has started; a topic's own named error says more.
         """
-        if death.exit_code in (WorkerExit.STOPPED_CLEANLY, WorkerExit.TOPIC_STOPPED):
+        if death.exit_code in (WorkerExit.STOPPED_CLEANLY, WorkerExit.TOPIC_STOPPED,
+                               WorkerExit.RECYCLED):
             return
         self._berths[death.topic].slot.verdict.write(json.dumps({
             "at": rfc3339(self._clock.unix_ms()), "name": "WorkerDied",
@@ -277,9 +281,18 @@ class Fleet:
         }).encode())
 
 
+def _release(slot: Slot) -> None:
+    """Give back what a dead worker had borrowed, and its place among those who wait."""
+    slot.set_report(Report.BORROWED, 0)
+    slot.set_report(Report.LOAN_WAITED_NS, 0)
+
+
 def _log_end(topic: str, exit_code: int, fate: Respawn) -> None:
     if exit_code == WorkerExit.STOPPED_CLEANLY:
         log_event(logger, logging.INFO, "worker_stopped", topic=topic)
+        return
+    if exit_code == WorkerExit.RECYCLED:
+        log_event(logger, logging.INFO, "worker_recycled", topic=topic)
         return
     log_event(logger, logging.ERROR, "worker_died", topic=topic, how=describe(exit_code),
               deaths_without_progress=fate.history.deaths, respawn_in_s=fate.delay_s)

@@ -32,9 +32,14 @@ class Respawn:
 def after_death(
     history: History, exit_code: int, *, made_progress: bool, jitter: float | None = None
 ) -> Respawn:
-    """The first death (or the first after progress) costs no wait, then 1, 2, 4 … 60 s."""
+    """The first death (or the first after progress) costs no wait, then 1, 2, 4 … 60 s.
+
+    A worker that was recycled has not failed; it comes back at once.
+    """
     if exit_code == WorkerExit.TOPIC_STOPPED:
         return Respawn(None, history)
+    if exit_code == WorkerExit.RECYCLED:
+        return Respawn(0.0, history)
     deaths = 1 if made_progress else history.deaths + 1
     backoff = Backoff(RESPAWN_FIRST_S, RESPAWN_MAX_S, failures=deaths - 1)
     return Respawn(backoff.delay_s(jitter), History(deaths))

@@ -22,6 +22,7 @@ from shared.object_store import open_store
 from shared.protocol import TERMINAL, Phase, Standing
 from shared.record_log import RecordLog
 from shared.version import SERVICE_VERSION
+from supervisor.cgroup import warn_if_tight
 from supervisor.coordinator import Coordinator, Timing
 from supervisor.decider import Decider
 from supervisor.fleet import Death, Fleet
@@ -81,7 +82,9 @@ class Supervisor:
         log_event(logger, logging.INFO, "service_started", version=SERVICE_VERSION,
                   topics=len(self._config.topics), instance=self._config.instance_id,
                   lake=self._config.lake.uri,
+                  memory_limit_mb=self._config.limits.memory_limit_mb,
                   interval_s=self._config.cycle.batch_interval_seconds)
+        warn_if_tight(self._config.limits.memory_limit_mb)
         try:
             while self._coordinator.phase not in TERMINAL:
                 self._wait()
@@ -155,7 +158,10 @@ class Supervisor:
             self._last_turn = self._clock.monotonic()
 
     def _mourn(self, death: Death) -> None:
-        self._coordinator.worker_died(death.topic)
+        if death.exit_code == WorkerExit.RECYCLED:
+            self._coordinator.worker_recycled(death.topic)
+        else:
+            self._coordinator.worker_died(death.topic)
         self._fleet.tell_death(death)
         if not death.returns:
             self._coordinator.topic_stopped(death.topic)
@@ -221,5 +227,7 @@ def _about(config: Config) -> bytes:
         "heartbeat_limit_seconds": config.cycle.heartbeat_limit_seconds,
         "lake": config.lake.uri,
         "dlq_enabled": config.dlq_enabled,
+        "memory_limit_mb": config.limits.memory_limit_mb,
+        "loan_budget_bytes": config.limits.loan_budget_bytes,
         "host": socket.gethostname(),
     }).encode()

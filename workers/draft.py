@@ -67,6 +67,11 @@ class Draft:
         self.rows = 0
 
     @property
+    def open_files(self) -> tuple[int, ...]:
+        """Encoded bytes of each open file."""
+        return tuple(file.encoded_bytes for file in self._open.values())
+
+    @property
     def sent(self) -> int:
         """How many files are in the store already."""
         return len(self._sent)
@@ -99,8 +104,7 @@ class Draft:
             schema: pa.Schema = BRONZE_FILE if table == BRONZE else DLQ_FILE
             self._open[table] = ParquetFile(table, schema, date, self._limits.row_group_bytes)
         self._open[table].append(rows, raw_bytes)
-        held = sum(file.encoded_bytes for file in self._open.values())
-        if held >= self._limits.upload_bytes:
+        if sum(self.open_files) >= self._limits.upload_bytes:
             self._send(table, now_ms)
 
     def _send(self, table: str, now_ms: int) -> None:
@@ -109,6 +113,14 @@ class Draft:
         path = f"{self._folders[table]}/{encoded.file.path}"
         self._store.put(path, encoded.content)
         self._sent.append(encoded.file)
+
+    def send_early(self, least_bytes: int, now_ms: int) -> bool:
+        """Send open files, largest first, until less than `least_bytes` are encoded in them;
+        whether there was one to send.  Raises as `take`."""
+        was_worth_it = sum(self.open_files) >= least_bytes
+        while sum(self.open_files) >= least_bytes:
+            self._send(max(self._open, key=lambda table: self._open[table].encoded_bytes), now_ms)
+        return was_worth_it
 
     def close(self, now_ms: int) -> Prepared:
         """Send what is open.  Raises `StorageUnavailable`."""

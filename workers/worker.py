@@ -27,6 +27,7 @@ from shared.errors import (
 from shared.exit_codes import WorkerExit
 from shared.layout import Histogram, Order, Paused, Report
 from shared.logs import RateLimit, log_event
+from shared.memory import MB, RECYCLE_AGE_S, SEND_EARLY_BYTES, need
 from shared.object_store import ObjectStore
 from shared.protocol import TERMINAL, Ballot, Outcome, Phase, Vote, outcome, resolve_start
 from shared.record_log import RecordLog
@@ -37,6 +38,8 @@ from workers.batch import Batch
 from workers.decoder import Decoded, decode
 from workers.draft import Draft, FileLimits, Prepared
 from workers.kafka_source import OutOfRange, Source
+from workers.ledger import BlockCounter
+from workers.loan import Loan, Terms
 from workers.pages import Tidier
 from workers.ranges import join
 from workers.reporter import Reporter
@@ -135,7 +138,12 @@ class Worker:
         self._reporter = parts.reporter
         limits = parts.config.limits
         self._file_limits = FileLimits(limits.row_group_bytes, limits.upload_bytes)
-        self._appetite = Appetite(limits.consume_batch_messages, limits.row_group_bytes)
+        self._appetite = Appetite(
+            limits.consume_batch_messages, min(limits.row_group_bytes, limits.cycle_bytes_max))
+        self._loan = Loan(BlockCounter(parts.block, parts.slot), parts.slot.index,
+                          Terms(limits.loan_floor_bytes, limits.loan_budget_bytes))
+        self._born_at = parts.clock.monotonic()
+        self._has_outgrown = False
         self._started = False
         self._joined = False
         self._topic_id = ""
@@ -164,9 +172,14 @@ class Worker:
         self._slot.set_report(Report.FLUSH_WANTED, 0)
         self._slot.set_report(Report.OPEN_BYTES, 0)
         self._slot.set_report(Report.OPEN_ROWS, 0)
+        self._loan.rest(0)
+        exit_code = WorkerExit.STOPPED_CLEANLY
         try:
             while self._p.block.phase()[1] not in TERMINAL:
                 self.run_once()
+                if self.may_be_recycled():
+                    exit_code = WorkerExit.RECYCLED
+                    break
         except TopicStopped as error:
             self._reporter.error(error)
             self._p.source.leave()
@@ -175,7 +188,13 @@ class Worker:
             self._reporter.error(error)
             return WorkerExit.FENCED
         self._say_goodbye()
-        return WorkerExit.STOPPED_CLEANLY
+        return exit_code
+
+    def may_be_recycled(self) -> bool:
+        """Whether it has outgrown its share, and its end now would void no vote and delay no
+        commit."""
+        return (self._has_outgrown and self._out is None and self._owed is None
+                and self._p.block.phase()[1] is Phase.CONSUMING)
 
     def run_once(self) -> None:
         """One turn; raises `TopicStopped` and `Fenced`, handles every `RecoverableError`."""
@@ -343,7 +362,20 @@ class Worker:
         self._reporter.clear_error()
         self._p.wake_supervisor()
         self._tell_offsets(wait=False)
-        self._p.tidier.after_commit()
+        self._judge_size(self._p.tidier.after_commit())
+
+    def _judge_size(self, private_bytes: int | None) -> None:
+        """See whether what this process holds, its loans aside, still fits its share; what it read
+        since its vote is read again by its successor."""
+        age_s = self._clock.monotonic() - self._born_at
+        allowed = self._config.limits.worker_share_bytes + self._loan.claim
+        if private_bytes is None or private_bytes <= allowed or age_s < RECYCLE_AGE_S:
+            return
+        if not self._has_outgrown:
+            log_event(logger, logging.INFO, "worker_outgrew_its_share", topic=self._p.topic,
+                      private_mb=round(private_bytes / MB, 1), allowed_mb=round(allowed / MB, 1),
+                      borrowed_mb=round(self._loan.claim / MB, 1), age_s=round(age_s))
+        self._has_outgrown = True
 
     def _vote(self) -> None:
         cycle_id, phase = self._p.block.phase()
@@ -499,6 +531,10 @@ class Worker:
 
     def _pause_or_resume(self) -> None:
         wanted = self._reason_to_pause()
+        if wanted is not Paused.NO:
+            self._loan.rest(self._held())
+        elif not self._borrow():
+            wanted = Paused.BUDGET
         if wanted is not Paused.NO and self._paused is Paused.NO:
             self._p.source.pause()
             self._slot.count(Report.PAUSES)
@@ -518,6 +554,27 @@ class Worker:
         if self._draft.bytes >= limits.cycle_bytes_max:
             return Paused.CYCLE_FULL
         return Paused.NO
+
+    def _borrow(self) -> bool:
+        """Borrow what the next batch may take; where that fails, the open files go early."""
+        if self._ask():
+            return True
+        try:
+            was_worth_it = self._draft.send_early(SEND_EARLY_BYTES, self._clock.unix_ms())
+        except StorageUnavailable:
+            self._upload_failed()
+            raise
+        return was_worth_it and self._ask()
+
+    def _ask(self) -> bool:
+        row_group_bytes, files = self._file_limits.row_group_bytes, self._draft.open_files
+        # A batch opens a file where there is none.
+        wanted = need(files or (0,), self._appetite.bytes(), row_group_bytes)
+        return self._loan.ask(wanted, self._held(), self._clock.monotonic_ns())
+
+    def _held(self) -> int:
+        """Bytes in open files."""
+        return need(self._draft.open_files, 0, self._file_limits.row_group_bytes)
 
     def _upload_failed(self) -> None:
         self._slot.count(Report.UPLOAD_FAILURES)
@@ -575,6 +632,7 @@ class Worker:
     def _publish(self) -> None:
         slot, now = self._slot, self._clock.monotonic()
         parts = [*self._prepared, *(self._out.parts if self._out is not None else ())]
+        self._loan.hold(self._held())
         slot.set_report(Report.OPEN_BYTES, self._draft.bytes)
         slot.set_report(Report.OPEN_ROWS, self._draft.rows)
         slot.set_report(Report.CARRIED_FILES, sum(len(part.files) for part in parts))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from shared.config import Config, load
@@ -17,6 +17,6 @@ def make_config(
     config = load({
         "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9", "KAFKA_TOPICS": ",".join(topics),
         "LAKE_URI": "/nonexistent/lake", **(environ or {})})
-    names = set(type(config.limits).__slots__)
+    names = {field.name for field in fields(config.limits)}
     limits = {name: overrides.pop(name) for name in list(overrides) if name in names}
     return replace(config, limits=replace(config.limits, **limits), **overrides)

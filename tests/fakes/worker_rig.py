@@ -20,6 +20,7 @@ from tests.fakes.source import MemorySource, MemoryTopic
 from tests.fakes.store import MemoryStore
 from tests.fakes.tables import MemoryTables, TableState
 from tests.fakes.tidier import IdleTidier
+from workers.appetite import Appetite
 from workers.reporter import Reporter
 from workers.tables import TopicTables
 from workers.worker import Parts, Worker
@@ -28,14 +29,24 @@ TOPIC = "orders"
 FOLDERS = {BRONZE: f"bronze_{TOPIC}", DLQ: f"dlq_bronze_{TOPIC}"}
 TURN_S = 0.1
 START_TURNS_MAX = 20
+FIRST_MESSAGES = 16
 
 
 class WorkerRig:
     """One topic: Kafka, lake, block, and the worker of one incarnation after another."""
 
-    def __init__(self, folder: Path, partitions: int = 1, **overrides: Any) -> None:
+    def __init__(
+        self, folder: Path, partitions: int = 1, *, slots: int = 1, expected_bytes: float = 0,
+        **overrides: Any,
+    ) -> None:
+        """slots: of the block; those after the first one are of topics that a test plays.
+
+        expected_bytes: what the worker takes a message for before it has seen one; 0: so little
+        that it begins with a good helping.
+        """
+        self.expected_bytes = expected_bytes
         self.config = make_config((TOPIC,), **overrides)
-        self.block = Block.create(folder / "block", 1, b"{}")
+        self.block = Block.create(folder / "block", slots, b"{}")
         self.slot = self.block.slot(0)
         self.clock, self.store, self.twins = FakeClock(), MemoryStore(), MemoryTables()
         self.topic = MemoryTopic(partitions)
@@ -60,6 +71,11 @@ class WorkerRig:
         worker = Worker(Parts(
             self.config, TOPIC, incarnation, self.block, self.slot, source, tables, self.log,
             self.store, self.clock, reporter, self.tidier, self._wake))
+        limits = self.config.limits
+        # Else it would begin with single messages, and every test take a dozen turns more.
+        worker._appetite = Appetite(
+            limits.consume_batch_messages, limits.row_group_bytes,
+            self.expected_bytes or limits.row_group_bytes / FIRST_MESSAGES)
         self.slot.set_report(Report.INCARNATION, incarnation)
         self.worker, self.source = worker, source
         return worker, source

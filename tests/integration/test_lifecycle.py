@@ -505,8 +505,8 @@ def test_workers_end_by_themselves_when_the_supervisor_is_killed(
 
 
 BACKPRESSURE = {
-    "ROW_GROUP_BYTES": "16384", "CYCLE_BYTES_MAX": "65536", "CARRY_OVER_FILES_MAX": "2",
-    "CARRY_OVER_BYTES_MAX": "1000000", "CONSUME_BATCH_MESSAGES": "50", "ISOLATE_AFTER": "0",
+    "CYCLE_BYTES_MAX": "65536", "CARRY_OVER_FILES_MAX": "2", "CARRY_OVER_BYTES_MAX": "1000000",
+    "ISOLATE_AFTER": "0",
 }
 
 

@@ -15,6 +15,7 @@ COORDINATOR = "tests/unit/test_coordinator.py"
 DECIDER = "tests/unit/test_decider.py"
 VOTES = "tests/unit/test_void_votes.py"
 RECORD_LOG = "tests/unit/test_record_log.py"
+LOAN = "tests/unit/test_loan.py"
 CLIENT = "tests/unit/test_kafka_client.py"
 
 
@@ -236,4 +237,27 @@ MUTANTS = (
         "an empty value passes for a tombstone", "workers/decoder.py",
         "    return None if value is None else find_flaw(value)\n",
         "    return find_flaw(value) if value else None\n", ("tests/unit/test_decoder.py",)),
+    # Memory
+    Mutant(
+        "a claim on memory is written after the look at those of others", "workers/loan.py",
+        "        self._write(claim_of(need, self._terms), self._waiting_since)\n",
+        "        self._claim = claim_of(need, self._terms)\n", (LOAN,)),
+    Mutant(
+        "a refused claim on memory is not taken back", "workers/loan.py",
+        "        self._write(claim_of(held, self._terms), since)\n",
+        "        self._write(self._claim, since)\n", (LOAN,)),
+    Mutant(
+        "whoever fits borrows before those who wait longer", "workers/loan.py",
+        "        return False\n    borrowed", "        pass\n    borrowed", (LOAN,)),
+    Mutant(
+        "what a dead worker had borrowed stays borrowed", "supervisor/fleet.py",
+        "            _release(berth.slot)\n", "", ("tests/unit/test_fleet.py",)),
+    Mutant(
+        "a worker that owes a commit is recycled", "workers/worker.py",
+        "self._has_outgrown and self._out is None and self._owed is None",
+        "self._has_outgrown", (WORKER,)),
+    Mutant(
+        "being recycled counts as a death", "supervisor/respawn.py",
+        "    if exit_code == WorkerExit.RECYCLED:\n", "    if False:\n",
+        ("tests/unit/test_respawn.py",)),
 )

@@ -38,7 +38,7 @@ BODY_BYTES_MAX = 4_000_000
 LOG_LINES_IN_ERRORS = 40
 FOREIGN_PREFIXES = (
     "KAFKA_", "AWS_", "LAKE_", "HEALTH_", "LOG_", "BATCH_", "CYCLE_", "STOP_", "START_", "DLQ_",
-    "STORE_", "GAP_", "HEARTBEAT_", "CARRY_OVER_", "ISOLATE_", "CONSUME_", "ROW_GROUP_", "UPLOAD_",
+    "STORE_", "GAP_", "HEARTBEAT_", "CARRY_OVER_", "ISOLATE_", "MEMORY_",
 )  # fmt: skip
 FOREIGN_NAMES = ("INSTANCE_ID", "ON_MALFORMED", "CYCLE_BYTES_MAX", "NOTIFY_SOCKET")
 """Settings that the shell of the test's user may hold; they must not reach the service."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from tests.simulation.gate import Mode
-from tests.simulation.schedules import SMALL, TWO, of_seed, pairs, singles
+from tests.simulation.schedules import RECYCLED, SMALL, TWO, of_seed, pairs, singles
 from tests.simulation.tally import run_spread
 from tests.simulation.world import Schedule, World
 
@@ -27,12 +27,14 @@ def main() -> int:
                         help="NUMBER:MODE; of the small script, or instead of the seed's own")
     parser.add_argument("--two", action="store_true",
                         help="the script of two instances instead of the small one")
+    parser.add_argument("--recycled", action="store_true",
+                        help="the script in which a worker is recycled")
     parser.add_argument("--singles", action="store_true", help="all single faults")
     parser.add_argument("--pairs", action="store_true", help="all pairs of faults; an hour")
     parser.add_argument("--seeds", type=int, metavar="COUNT", help="random schedules")
     parser.add_argument("--first", type=int, default=0, help="the first of these seeds")
     given = parser.parse_args()
-    script = TWO if given.two else SMALL
+    script = TWO if given.two else RECYCLED if given.recycled else SMALL
     if given.singles:
         return _many(singles(script))
     if given.pairs:

@@ -23,13 +23,16 @@ TWO = Schedule(
     events=(Event(0, "start", ("1",)), Event(0, "produce", ("t0", "vjv")),
             Event(7, "produce", ("t0", "vuv"))))
 """Two instances on one topic, started together: one log, one group, a partition each."""
+RECYCLED = replace(SMALL, turns=14, events=(*SMALL.events, Event(3, "outgrow", ("t0",))))
+"""The small script, with a worker that leaves between the two cycles."""
 ANYWHERE = tuple(mode for mode in ALL_MODES if mode is not Mode.CONFLICT_AFTER)
 
 
 def replay(schedule: Schedule) -> str:
     """The command that runs exactly this schedule and prints its steps."""
-    if schedule.events in (SMALL.events, TWO.events):
-        script = "--two" if schedule.events == TWO.events else ""
+    scripts = {SMALL.events: "", TWO.events: "--two", RECYCLED.events: "--recycled"}
+    script = scripts.get(schedule.events)
+    if script is not None:
         faults = [f"--fault {number}:{mode}" for number, mode in schedule.faults]
         return " ".join(filter(None, ["python -m tests.simulation", script, *faults]))
     return f"python -m tests.simulation --seed {schedule.seed}"
@@ -73,12 +76,14 @@ def of_seed(seed: int) -> Schedule:
     events = [*_messages(drawn, len(partitions), turns), *_troubles(drawn, len(partitions), turns)]
     requests = (30 + turns) * len(partitions)
     numbers = drawn.sample(range(1, requests), drawn.choice((0, 1, 1, 2, 2, 3)))
-    trims = drawn.random() < 0.2
+    trims, tight = drawn.random() < 0.2, drawn.random() < 0.2
+    if drawn.random() < 0.2:
+        events.append(Event(drawn.randrange(2, turns), "outgrow", ("t0",)))
     return Schedule(
         seed=seed, partitions=partitions, turns=turns, events=tuple(events),
         faults=tuple((number, drawn.choice(ANYWHERE)) for number in sorted(numbers)),
         shuffled=drawn.random() < 0.7, reads=drawn.random() < 0.2, batch=drawn.choice((2, 2, 5)),
-        dlq_enabled=drawn.random() < 0.85,
+        dlq_enabled=drawn.random() < 0.85, tight=tight,
         gap_policy=GapPolicy.CONTINUE,
         records_kept=3 if trims else RECORDS_KEPT_MIN, trim_interval_s=3.0 if trims else 600.0,
         watch_interval_s=4.0 if trims else 30.0)

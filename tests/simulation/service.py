@@ -19,6 +19,7 @@ from shared.config import Config, GapPolicy
 from shared.errors import BlockError, Fenced, IngestError, TopicStopped
 from shared.exit_codes import ExitCode, WorkerExit
 from shared.layout import Header, Order, Report
+from shared.memory import FILE_COPIES
 from shared.protocol import TERMINAL, Phase
 from shared.record_log import RecordLog
 from supervisor.coordinator import Coordinator, Timing
@@ -31,7 +32,9 @@ from tests.simulation.gate import Crash
 from tests.simulation.group import SimSource
 from tests.simulation.judge import Violation
 from workers import assembly
+from workers.appetite import Appetite
 from workers.kafka_source import AssignmentFailed
+from workers.loan import Terms
 from workers.reporter import Reporter
 from workers.tables import TopicTables
 from workers.worker import Parts, Worker
@@ -48,15 +51,23 @@ _SCRATCH = memoryview(bytearray(layout.block_bytes(8))).cast("Q")
 """Where a dead process writes."""
 
 
+ROW_GROUP_BYTES, UPLOAD_BYTES, SEND_EARLY_BYTES = 200, 600, 300
+TIGHT = Terms(2 * ROW_GROUP_BYTES + FILE_COPIES * SEND_EARLY_BYTES, ROW_GROUP_BYTES)
+"""A floor for open files not worth sending, and next to nothing to borrow."""
+OUTGROWN_BYTES = 1 << 40
+
+
 @lru_cache(maxsize=64)
 def config_of(
-    topics: tuple[str, ...], instance: str, batch: int, dlq_enabled: bool, gap: GapPolicy
+    topics: tuple[str, ...], instance: str, batch: int, dlq_enabled: bool, gap: GapPolicy,
+    tight: bool,
 ) -> Config:
     """A configuration; making one costs more than the rest of a service."""
+    memory = {"loan_floor_bytes": TIGHT.floor_bytes, "loan_budget_bytes": TIGHT.budget_bytes}
     return make_config(
         topics, {"INSTANCE_ID": instance, "ON_MALFORMED": "skip"}, dlq_enabled=dlq_enabled,
-        gap_policy=gap, consume_batch_messages=batch, row_group_bytes=200,
-        upload_bytes=600)
+        gap_policy=gap, consume_batch_messages=batch, row_group_bytes=ROW_GROUP_BYTES,
+        upload_bytes=UPLOAD_BYTES, **(memory if tight else {}))
 
 
 class TurnOver(BaseException):
@@ -79,10 +90,19 @@ class WorkerProcess:
         self.source.on_commit_failure = reporter.offsets_refused
         tables = TopicTables(world.store, world.tables, topic,
                              dlq_enabled=service.config.dlq_enabled, on_doubt=reporter.doubt)
+        self._tidier = IdleTidier()
         self.worker = Worker(Parts(
             service.config, topic, incarnation, service.block, self._slot, self.source, tables,
-            RecordLog(world.store), world.store, world.clock, reporter, IdleTidier(),
+            RecordLog(world.store), world.store, world.clock, reporter, self._tidier,
             service.wake))
+        if not world.schedule.tight:
+            # Sizes are known from the start, or the first cycles would read a message each.
+            self.worker._appetite = Appetite(
+                service.config.limits.consume_batch_messages, ROW_GROUP_BYTES, 1.0)
+
+    def outgrow(self) -> None:
+        """Hold more memory than it may, from its next commit on."""
+        self._tidier.private_bytes = OUTGROWN_BYTES
 
     def is_silent(self) -> bool:
         """Whether Kafka hears nothing of it."""
@@ -128,6 +148,9 @@ class WorkerProcess:
             worker.run_once()
         except (TopicStopped, Fenced) as error:
             return self._run(_raising(error))
+        if worker.may_be_recycled():
+            self.service.world.recycled += 1
+            return self._run(_nothing)
         return None
 
     def _first_turn(self) -> None:
@@ -142,6 +165,10 @@ class WorkerProcess:
             return None
         finally:
             del self.worker.run_once
+
+
+def _nothing() -> None:
+    """A turn that was taken already."""
 
 
 def _raising(error: IngestError) -> Callable[[], None]:

@@ -32,6 +32,7 @@ class Tally:
     requests: int = 0
     messages: int = 0
     cycles: int = 0
+    recycled: int = 0
     refused: int = 0
     seconds: float = 0.0
     fired: Counter[tuple[str, Mode]] = field(default_factory=Counter)
@@ -43,7 +44,7 @@ class Tally:
             by_mode[mode] += count
         faults = ", ".join(f"{mode} {count}" for mode, count in sorted(by_mode.items()))
         return (f"{self.schedules} schedules, {self.requests} requests, {self.cycles} cycles, "
-                f"{self.messages} messages judged; {sum(by_mode.values())} faults ({faults}) and "
+                f"{self.messages} messages judged, {self.recycled} workers recycled; {sum(by_mode.values())} faults ({faults}) and "
                 f"{self.refused} requests refused in outages; {self.missed} schedules not counted, "
                 f"their faults never struck; {self.seconds:.1f} s of CPU")
 
@@ -54,6 +55,7 @@ class Tally:
         self.requests += other.requests
         self.messages += other.messages
         self.cycles += other.cycles
+        self.recycled += other.recycled
         self.refused += other.refused
         self.seconds += other.seconds
         self.fired.update(other.fired)
@@ -86,6 +88,7 @@ def run_all(schedules: Iterable[Schedule], failures_max: int = 1) -> Tally:
             tally.requests += outcome.requests
             tally.messages += outcome.messages
             tally.cycles += outcome.cycles
+            tally.recycled += outcome.recycled
             tally.refused += outcome.refused
             tally.fired.update(outcome.fired)
     tally.seconds = time.process_time() - began

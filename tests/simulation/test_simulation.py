@@ -7,9 +7,11 @@ from itertools import islice
 
 import pytest
 
+from shared.layout import Header, Order
 from tests.rig.evidence import Evidence
 from tests.simulation.gate import ALL_MODES
-from tests.simulation.schedules import SMALL, TWO, of_seed, pairs, singles, some_pairs
+from tests.simulation.schedules import RECYCLED, SMALL, TWO, of_seed, pairs, singles, some_pairs
+from tests.simulation.service import Service
 from tests.simulation.tally import Tally, run_spread
 from tests.simulation.world import Schedule, World
 
@@ -47,6 +49,32 @@ def test_every_single_fault_heals_with_two_instances(
 ) -> None:
     """They share a log, a group and a table, and meet at each of them."""
     run(singles(TWO), 900, evidence, capsys)
+
+
+@pytest.mark.fault(*ROWS)
+def test_every_single_fault_heals_while_a_worker_is_recycled(
+    evidence: Evidence, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It leaves with what it has read and nobody has decided; its successor reads that again."""
+    tally = run(singles(RECYCLED), 900, evidence, capsys)
+    assert tally.recycled > tally.schedules / 2
+
+
+def test_recycling_a_worker_aborts_no_cycle_and_counts_no_failure() -> None:
+    """It is no fault, so no other topic may notice."""
+    kept: list[Service] = []
+
+    class Keeping(World):
+        def start(self, instance: str = "0") -> None:
+            super().start(instance)
+            kept.append(self.services[-1])
+
+    outcome = Keeping(RECYCLED).run()
+    assert (outcome.violation, outcome.recycled) == ("", 1)
+    (service,) = kept
+    assert service.block.get(Header.CYCLES_ABORTED) == 0
+    assert service.block.slot(0).order(Order.RECYCLED) == 1
+    assert {member.failures for member in service.coordinator.members.values()} == {0}
 
 
 @pytest.mark.fault(*ROWS)

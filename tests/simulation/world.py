@@ -37,7 +37,7 @@ from tests.simulation.gate import Gate, Hub, Mode, Outage
 from tests.simulation.group import Group
 from tests.simulation.judge import Judge, Violation
 from tests.simulation.messages import Messages
-from tests.simulation.service import Service, config_of
+from tests.simulation.service import SEND_EARLY_BYTES, Service, WorkerProcess, config_of
 
 TURN_S = 0.5
 LONG_TURN_S = 0.7
@@ -64,7 +64,8 @@ class Schedule:
     """Everything that decides a run.
 
     partitions: of each topic.  turns: rounds before everything heals.  shuffled: the seed also
-    draws the order in which processes turn.  reads: positions read count as requests.
+    draws the order in which processes turn.  reads: positions read count as requests.  tight: there
+    is next to no memory to borrow.
     """
 
     seed: int = 0
@@ -76,6 +77,7 @@ class Schedule:
     reads: bool = False
     batch: int = 3
     dlq_enabled: bool = True
+    tight: bool = False
     gap_policy: GapPolicy = GapPolicy.FAIL
     records_kept: int = RECORDS_KEPT_MIN
     trim_interval_s: float = 600.0
@@ -91,6 +93,7 @@ class Outcome:
     requests: int = 0
     messages: int = 0
     cycles: int = 0
+    recycled: int = 0
     fired: Mapping[tuple[str, Mode], int] = field(default_factory=dict)
     refused: int = 0
     missed: int = 0
@@ -118,6 +121,7 @@ class World:
         self.services: list[Service] = []
         self._restarts: dict[str, float] = {}
         self._started = 0
+        self.recycled = 0
         self._stopping = False
         self._leaving: set[str] = set()
         self._commits_seen: dict[str, int] = {}
@@ -171,7 +175,8 @@ class World:
         """Start a service."""
         self._restarts.pop(instance, None)
         config = config_of(self._topics_wanted, instance, self.schedule.batch,
-                           self.schedule.dlq_enabled, self.schedule.gap_policy)
+                           self.schedule.dlq_enabled, self.schedule.gap_policy,
+                           self.schedule.tight)
         self.services.append(Service(self, instance, self._started, config))
         self._started += 1
 
@@ -252,6 +257,13 @@ class World:
                 if process.topic == topic:
                     process.kill(-9)
 
+    def on_outgrow(self, topic: str) -> None:
+        """Let a topic's workers hold more memory than they may."""
+        for service in self.services:
+            for process in service.fleet.processes:
+                if process.topic == topic and isinstance(process, WorkerProcess):
+                    process.outgrow()
+
     def on_leave(self, instance: str) -> None:
         """An operator stops an instance for good."""
         self._leaving.add(instance)
@@ -303,7 +315,7 @@ class World:
             except Exception:
                 # A defect that a real process would die of and its respawn would hide.
                 outcome.violation = traceback.format_exc()
-        outcome.cycles = self.judge.cycles
+        outcome.cycles, outcome.recycled = self.judge.cycles, self.recycled
         return outcome
 
     def _count(self, outcome: Outcome) -> None:
@@ -383,6 +395,8 @@ def _apart(world: World) -> Iterator[None]:
     try:
         with (patch.object(workers.draft, "ParquetFile", FileTwin),
               patch.object(workers.worker, "decode", file_twin.remembered),
+              patch.object(workers.worker, "SEND_EARLY_BYTES", SEND_EARLY_BYTES),
+              patch.object(workers.worker, "RECYCLE_AGE_S", 0.0),
               patch.object(file_twin, "numbers", itertools.count()),
               patch.object(workers.assembly, "open_store", lambda lake: world.store),
               patch.object(workers.assembly, "DeltaStore", lambda uri, options: world.tables),

@@ -39,7 +39,8 @@ ONE_PLACE = {
 PURE = (
     "shared/protocol.py", "shared/records.py", "shared/layout.py", "shared/naming.py",
     "shared/errors.py", "shared/exit_codes.py", "workers/decoder.py", "workers/ranges.py",
-    "workers/batch.py", "workers/schemas.py", "workers/record_headers.py", "supervisor/respawn.py", "healthcheck/verdict.py",
+    "workers/batch.py", "workers/schemas.py", "workers/record_headers.py", "shared/memory.py",
+    "workers/loan.py", "workers/appetite.py", "supervisor/respawn.py", "healthcheck/verdict.py",
 )
 IMPURE_MODULES = {
     "os", "time", "socket", "subprocess", "threading", "logging", "pathlib", "random", "sys",

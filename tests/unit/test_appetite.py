@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.appetite import FIRST_MESSAGES, Appetite
+from shared.memory import MESSAGE_BYTES_UNKNOWN
+from workers.appetite import Appetite
 
 KIB = 1024
 MESSAGES_MAX, BYTES_MAX = 1000, 512 * KIB
@@ -20,19 +21,19 @@ def fed(*sizes: int) -> Appetite:
     return appetite
 
 
-def test_first_batch_is_small() -> None:
-    """Nothing is known of a topic yet: a thousand messages may be a gigabyte."""
-    assert fed().messages() == FIRST_MESSAGES
+def test_first_batch_is_one_message_that_may_be_large() -> None:
+    """Nothing is known of a topic yet: sixteen messages may be as many megabytes."""
+    assert (fed().messages(), fed().bytes()) == (1, MESSAGE_BYTES_UNKNOWN)
 
 
 def test_small_messages_soon_come_in_full_batches() -> None:
     """Each batch costs as much as a hundred messages do."""
-    assert fed(*[250] * 6).messages() == MESSAGES_MAX
+    assert fed(*[250] * 13).messages() == MESSAGES_MAX
 
 
 def test_one_batch_of_large_messages_is_enough_to_ask_for_few() -> None:
     """The next batch is the one that would hurt."""
-    assert fed(*[250] * 9, 1024 * KIB).messages() == 1
+    assert fed(*[250] * 13, 1024 * KIB).messages() == 1
 
 
 def test_after_large_messages_batches_grow_by_doubling() -> None:
@@ -55,3 +56,5 @@ def test_a_batch_of_what_was_just_seen_stays_within_its_bytes(
         assert 1 <= count <= messages_max
         appetite.saw(count, count * size)
         assert appetite.messages() == 1 or appetite.messages() * size <= bytes_max
+        assert appetite.bytes() >= appetite.messages() * size
+        assert appetite.messages() == 1 or appetite.bytes() <= bytes_max

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import astuple, fields
 from pathlib import Path
 
 import dill
@@ -30,6 +31,7 @@ from shared.config import (
 from shared.config_properties import BY_VARIABLE, FREE, OWN_VARIABLE, OWNED
 from shared.config_render import rewritten
 from shared.config_settings import PROPERTY_PREFIX, REFUSED_AWS, SETTINGS, Kind
+from shared.memory import MemoryPlan, least_limit_mb, plan
 
 ROOT = Path(__file__).resolve().parents[2]
 CANARY = "c4n4ry-do-not-show"
@@ -165,11 +167,12 @@ BAD = [
         ("ISOLATE_AFTER", "2.5", "not a whole number"),
         ("HEALTH_PORT", "65536", "too large"),
         ("HEALTH_PORT", "http", "not a whole number"),
-        ("CONSUME_BATCH_MESSAGES", "0", "too small"),
-        ("CONSUME_BATCH_MESSAGES", "1_000", "not a whole number"),
-        ("KAFKA_QUEUE_KILOBYTES", "0", "too small"),
-        ("ROW_GROUP_BYTES", "1MiB", "not a whole number"),
-        ("UPLOAD_BYTES", "1023", "from 1024"),
+        ("MEMORY_LIMIT_MB", "0", "too small"),
+        ("MEMORY_LIMIT_MB", str(least_limit_mb(1) - 1), f"from {least_limit_mb(1)} to 65536"),
+        ("MEMORY_LIMIT_MB", "65537", "too large"),
+        ("MEMORY_LIMIT_MB", "256M", "not a whole number"),
+        ("MEMORY_LIMIT_MB", "1_000", "not a whole number"),
+        ("MEMORY_LIMIT", "256", "did you mean MEMORY_LIMIT_MB?"),
         ("CYCLE_BYTES_MAX", "9" * 19, "not a whole number"),
         ("CARRY_OVER_FILES_MAX", "0", "too small"),
         ("CARRY_OVER_BYTES_MAX", "9" * 18, "too large"),
@@ -248,8 +251,13 @@ BAD = [
         "CYCLE_DEADLINE_SECONDS", "less than STORE_TIMEOUT_SECONDS"),
     bad("start-shorter-than-request", {**FOLDER, "START_DEADLINE_SECONDS": "9"},
         "START_DEADLINE_SECONDS", "less than STORE_TIMEOUT_SECONDS"),
-    bad("file-smaller-than-row-group", {**FOLDER, "CYCLE_BYTES_MAX": "524287"},
-        "CYCLE_BYTES_MAX", "less than ROW_GROUP_BYTES"),
+    bad("memory-too-little-for-two", {**FOLDER, "MEMORY_LIMIT_MB": str(least_limit_mb(2) - 1)},
+        "MEMORY_LIMIT_MB", f"is too little for 2 topics; set it to {least_limit_mb(2)} at least"),
+    bad("memory-too-little-for-many",
+        {**FOLDER, "KAFKA_TOPICS": ",".join(f"t{n}" for n in range(64))},
+        "MEMORY_LIMIT_MB", f"256 is too little for 64 topics; set it to {least_limit_mb(64)} at"),
+    bad("property-derived", {**FOLDER, "KAFKA_PROPERTY_QUEUED_MAX_MESSAGES_KBYTES": "1024"},
+        "KAFKA_PROPERTY_QUEUED_MAX_MESSAGES_KBYTES", "it is derived from MEMORY_LIMIT_MB"),
     bad("carry-over-smaller-than-file", {**FOLDER, "CARRY_OVER_BYTES_MAX": "1048576"},
         "CARRY_OVER_BYTES_MAX", "less than CYCLE_BYTES_MAX"),
     bad("property-unknown", {**FOLDER, "KAFKA_PROPERTY_SESION_TIMEOUT_MS": "1"},
@@ -425,6 +433,7 @@ def test_defaults_are_those_promised() -> None:
     assert (cycle.heartbeat_limit_seconds, cycle.isolate_after) == (60, 3)
     assert config.lake.store_timeout_seconds == 10
     limits = config.limits
+    assert limits.memory_limit_mb == 256
     assert (limits.consume_batch_messages, limits.kafka_queue_kilobytes) == (1000, 512)
     assert (limits.row_group_bytes, limits.upload_bytes) == (1 << 19, 2 << 20)
     assert (limits.cycle_bytes_max, limits.carry_over_files_max) == (128 << 20, 128)
@@ -438,8 +447,7 @@ def test_each_setting_reaches_its_place() -> None:
         "BATCH_INTERVAL_SECONDS": "0.5", "CYCLE_DEADLINE_SECONDS": "21",
         "START_DEADLINE_SECONDS": "22", "STOP_DEADLINE_SECONDS": "23",
         "HEARTBEAT_LIMIT_SECONDS": "24", "STORE_TIMEOUT_SECONDS": "2", "ISOLATE_AFTER": "0",
-        "CONSUME_BATCH_MESSAGES": "11", "KAFKA_QUEUE_KILOBYTES": "112",
-        "ROW_GROUP_BYTES": "2000", "UPLOAD_BYTES": "6000000", "CYCLE_BYTES_MAX": "3000",
+        "MEMORY_LIMIT_MB": "95", "CYCLE_BYTES_MAX": "3000",
         "CARRY_OVER_FILES_MAX": "5", "CARRY_OVER_BYTES_MAX": "4000", "HEALTH_HOST": "::1",
         "HEALTH_PORT": "0", "LOG_LEVEL": "debug", "LOG_FORMAT": "Text", "INSTANCE_ID": "b-1",
         "DLQ_ENABLED": "off", "ON_MALFORMED": "skip", "GAP_POLICY": "continue",
@@ -451,9 +459,9 @@ def test_each_setting_reaches_its_place() -> None:
             cycle.start_deadline_seconds, cycle.stop_deadline_seconds,
             cycle.heartbeat_limit_seconds, cycle.isolate_after) == (0.5, 21, 22, 23, 24, 0)
     limits = config.limits
-    assert (limits.consume_batch_messages, limits.kafka_queue_kilobytes, limits.row_group_bytes,
-            limits.upload_bytes, limits.cycle_bytes_max, limits.carry_over_files_max,
-            limits.carry_over_bytes_max) == (11, 112, 2000, 6000000, 3000, 5, 4000)
+    assert MemoryPlan(*astuple(limits)[:len(fields(MemoryPlan))]) == plan(95, 2)
+    assert (limits.cycle_bytes_max, limits.carry_over_files_max,
+            limits.carry_over_bytes_max) == (3000, 5, 4000)
     assert (config.health.host, config.health.port) == ("::1", 0)
     assert (config.log.level, config.log.format) == ("DEBUG", LogFormat.TEXT)
     assert (config.instance_id, config.dlq_enabled) == ("b-1", False)
@@ -490,7 +498,8 @@ def test_topics_keep_their_names_and_order() -> None:
     names = ["b.Topic", "a_1", "x-" + "y" * 237, "..."]
     assert loaded({**FOLDER, "KAFKA_TOPICS": " ,".join(names)}).topics == tuple(names)
     many = tuple(f"t{n}" for n in range(64))
-    assert loaded({**FOLDER, "KAFKA_TOPICS": ",".join(many)}).topics == many
+    environ = {**FOLDER, "KAFKA_TOPICS": ",".join(many), "MEMORY_LIMIT_MB": "2048"}
+    assert loaded(environ).topics == many
 
 
 def test_sasl_settings_reach_the_client_only_with_a_sasl_protocol() -> None:

@@ -15,7 +15,7 @@ from shared.errors import Fenced, LogOvertaken, StorageUnavailable
 from shared.layout import Header, Order, Report
 from shared.protocol import Ballot, Phase, Standing, Vote
 from shared.records import Manifest, Range, encode
-from supervisor.coordinator import WATCH_INTERVAL_S, Coordinator, Timing
+from supervisor.coordinator import RECYCLED_WAIT_S, WATCH_INTERVAL_S, Coordinator, Timing
 from supervisor.decider import Decision, Proposal
 from tests.fakes.clock import FakeClock
 
@@ -500,6 +500,54 @@ def test_a_service_overtaken_while_frozen_halts(stage: Stage) -> None:
     assert stage.turn() is Phase.HALTED
     assert isinstance(stage.coordinator.halted_by, LogOvertaken)
     assert stage.turn(3) is Phase.HALTED
+
+
+def test_a_flush_waits_for_the_successor_of_a_recycled_worker(stage: Stage) -> None:
+    """It could not vote yet, and the cycle would be aborted for no fault of anybody."""
+    stage.consuming()
+    first = stage.topics[0]
+    stage.clock.advance(INTERVAL_S / 2)
+    stage.coordinator.worker_recycled(first)
+    slot = stage.slots[first]
+    slot.set_order(Order.INCARNATION, slot.order(Order.INCARNATION) + 1)
+    stage.coordinator.worker_born(first)
+    stage.clock.advance(INTERVAL_S / 2)
+    assert stage.turn(3) is Phase.CONSUMING
+    slot.set_report(Report.INCARNATION, slot.order(Order.INCARNATION))
+    slot.set_report(Report.STARTED, slot.order(Order.INCARNATION))
+    assert stage.turn(2) is Phase.FLUSHING
+    assert stage.votes(**dict.fromkeys(stage.topics, Vote.EMPTY)) is Phase.CONSUMING
+
+
+def test_a_flush_does_not_wait_for_a_successor_for_ever(stage: Stage) -> None:
+    """One that does not come up is a failure like any other."""
+    stage.consuming()
+    first = stage.topics[0]
+    stage.coordinator.worker_recycled(first)
+    stage.clock.advance(RECYCLED_WAIT_S + INTERVAL_S)
+    assert stage.turn(2) is Phase.ABORTING
+    assert stage.coordinator.members[first].failures == 1
+
+
+def test_a_successor_that_dies_is_not_waited_for(stage: Stage) -> None:
+    """A death is a death, whatever came before."""
+    stage.consuming()
+    first = stage.topics[0]
+    stage.coordinator.worker_recycled(first)
+    stage.coordinator.worker_died(first)
+    stage.clock.advance(INTERVAL_S)
+    assert stage.turn(2) is Phase.ABORTING
+    assert stage.coordinator.members[first].failures == 1
+
+
+def test_a_worker_that_was_recycled_just_as_a_flush_began_is_not_at_fault(stage: Stage) -> None:
+    """The two did not know of each other; the cycle is aborted, and nobody is blamed."""
+    stage.consuming()
+    first = stage.topics[0]
+    stage.flushing()
+    stage.coordinator.worker_recycled(first)
+    assert stage.turn() is Phase.ABORTING
+    assert stage.coordinator.members[first].failures == 0
 
 
 def test_a_damaged_vote_is_no_vote_and_ends_nothing(stage: Stage) -> None:

@@ -130,6 +130,17 @@ def test_unit_keeps_what_the_service_relies_on(
     assert service[key] == value
 
 
+def test_unit_and_container_get_the_memory_limit_and_a_quarter(
+    service: dict[str, str]
+) -> None:
+    """Below the limit the kernel would kill workers that keep it; far above it protects nothing."""
+    compose = yaml.safe_load((DEPLOY / "docker-compose.yml").read_text(encoding="utf-8"))
+    limit = default_number("MEMORY_LIMIT_MB")
+    container = compose["services"]["bronze-ingestion"]
+    given = {service["MemoryMax"].upper(), container["mem_limit"].upper()}
+    assert given == {f"{limit * 1.25:.0f}M"}
+
+
 def test_unit_has_no_reload(service: dict[str, str]) -> None:
     """`systemctl reload` must fail aloud, since configuration is read at the start only."""
     assert "ExecReload" not in service

@@ -43,6 +43,27 @@ def stored(store: MemoryStore, prepared: Prepared, table: str) -> list[tuple[str
         "_kafka_offset"].to_pylist()) for file in prepared.files if file.table == table]
 
 
+def test_open_files_are_sent_early_until_little_is_left() -> None:
+    """The largest first; what it held is free, and the ranges know nothing of it."""
+    store = MemoryStore()
+    draft = make(store, limits=FileLimits(row_group_bytes=1, upload_bytes=1 << 30))
+    take(draft, 10, [b'"%d"' % number for number in range(500)])
+    take(draft, 510, [b"poison"])
+    large, small = draft.open_files
+    assert large > small
+    assert not draft.send_early(large + small + 1, EVENING_MS)
+    assert draft.send_early(large + small, EVENING_MS)
+    assert (draft.open_files, draft.sent) == ((small,), 1)
+    take(draft, 511, [b"{}"])
+    assert draft.send_early(1, EVENING_MS)
+    assert (draft.open_files, draft.sent) == ((), 3)
+    prepared = draft.close(EVENING_MS)
+    assert stored(store, prepared, BRONZE) == [
+        ("2026-01-31", [*range(10, 510)]), ("2026-01-31", [511])]
+    (found,) = prepared.ranges
+    assert (found.start, found.end, found.rows, found.dead_letters) == (10, 512, 501, 1)
+
+
 def test_rows_and_dead_letters_go_to_their_own_files() -> None:
     """Both are in the store before the vote; the range counts both."""
     store = MemoryStore()

@@ -53,7 +53,8 @@ def block(tmp_path: Path) -> Block:
     """Give a block in which nothing has happened yet."""
     about = {"topics": TOPICS, "instance": "0", "service_version": "1.2.3", "lake": "s3://lake",
              "batch_interval_seconds": 10.0, "cycle_deadline_seconds": 30.0,
-             "heartbeat_limit_seconds": 60.0}
+             "heartbeat_limit_seconds": 60.0, "memory_limit_mb": 256,
+             "loan_budget_bytes": 26_000_000}
     return Block.create(tmp_path / "block", len(TOPICS), json.dumps(about).encode())
 
 
@@ -178,6 +179,7 @@ def test_every_figure_of_the_block_shows_in_the_metrics(
     (Report.OPEN_ROWS, "bronze_open_file_rows", {}),
     (Report.CARRIED_FILES, "bronze_carried_files", {}),
     (Report.PAUSES, "bronze_pauses_total", {}),
+    (Report.BORROWED, "bronze_memory_borrowed_bytes", {}),
 ])
 def test_a_word_is_shown_under_its_own_name(
     block: Block, scrape: Callable[[], dict[str, Family]], word: Report, name: str,
@@ -187,6 +189,18 @@ def test_a_word_is_shown_under_its_own_name(
     for other in Report:
         block.slot(0).set_report(other, 1000 + other)
     assert value(scrape(), name, topic=TOPICS[0], **labels) == 1000 + word
+
+
+def test_memory_is_in_bytes_and_what_a_worker_waits_for_it_in_seconds(
+    block: Block, scrape: Callable[[], dict[str, Family]]
+) -> None:
+    """The limit is given in megabytes; a wait is a moment in the block."""
+    block.slot(1).set_report(Report.LOAN_WAITED_NS, FrozenClock().monotonic_ns() - 3 * 10**9)
+    families = scrape()
+    assert value(families, "bronze_memory_limit_bytes") == 256_000_000
+    assert value(families, "bronze_memory_budget_bytes") == 26_000_000
+    assert value(families, "bronze_memory_wait_seconds", topic=TOPICS[0]) == 0
+    assert value(families, "bronze_memory_wait_seconds", topic=TOPICS[1]) == 3
 
 
 def test_times_are_in_seconds(block: Block, scrape: Callable[[], dict[str, Family]]) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from shared.block import Block
+from shared.exit_codes import WorkerExit
+from shared.layout import Order, Report
 from supervisor.fleet import SPAWN_RETRY_S, Fleet
 from supervisor.sidecar import Sidecar
 from tests.fakes.clock import FakeClock
@@ -84,6 +86,55 @@ def test_a_worker_without_a_descriptor_to_watch_it_is_killed_and_tried_again(
     before = BornProcess.killed
     assert fleet.spawn_due(0.0, lambda topic: True) == []
     assert (fleet.alive, BornProcess.killed) == (0, before + 1)
+
+
+class DeadChild:
+    """A worker that has ended, told by `make_certain`."""
+
+    is_over = True
+    commits_at_birth = 0
+
+    def __init__(self, exit_code: int) -> None:
+        self._exit_code = exit_code
+
+    def make_certain(self) -> int:
+        """Its exit code."""
+        return self._exit_code
+
+
+@pytest.mark.parametrize(("exit_code", "recycled"), [
+    (WorkerExit.FAILED, 0), (-9, 0), (WorkerExit.RECYCLED, 1)])
+def test_what_a_dead_worker_had_borrowed_is_given_back(
+    fleet: Fleet, exit_code: int, recycled: int
+) -> None:
+    """The others wait for it, and nobody else would tell them."""
+    (berth,) = fleet._berths.values()
+    berth.slot.set_report(Report.BORROWED, 7)
+    berth.slot.set_report(Report.LOAN_WAITED_NS, 8)
+    berth.child = DeadChild(exit_code)  # type: ignore[assignment]
+    (death,) = fleet.reap(5.0)
+    assert (death.exit_code, death.returns, berth.respawn_at) == (exit_code, True, 5.0)
+    assert berth.slot.report(Report.BORROWED) == berth.slot.report(Report.LOAN_WAITED_NS) == 0
+    assert berth.slot.order(Order.RECYCLED) == recycled
+
+
+def test_being_recycled_is_neither_a_restart_nor_an_error(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alerts on either would fire for a service that is well."""
+    (berth,) = fleet._berths.values()
+    use(monkeypatch, fleet, BornProcess)
+    for exit_code in (WorkerExit.RECYCLED, WorkerExit.FAILED, WorkerExit.RECYCLED):
+        berth.respawn_at = 0.0
+        fleet.spawn_due(0.0, lambda topic: True)
+        berth.slot.verdict.clear()
+        berth.child = DeadChild(exit_code)  # type: ignore[assignment]
+        (death,) = fleet.reap(0.0)
+        fleet.tell_death(death)
+        assert (berth.slot.verdict.read() is None) == (exit_code == WorkerExit.RECYCLED)
+    fleet.spawn_due(0.0, lambda topic: True)
+    assert berth.slot.order(Order.INCARNATION) == 4
+    assert (berth.slot.order(Order.RESTARTS), berth.slot.order(Order.RECYCLED)) == (1, 2)
 
 
 @pytest.mark.parametrize("refusal", REFUSALS)

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.clock import FakeClock
-from workers.pages import FORGET_INTERVAL_S, Tidier, clean_mappings, forget_clean_pages
+from workers.pages import (
+    FORGET_INTERVAL_S, Tidier, clean_mappings, forget_clean_pages, private_bytes,
+)
 
 SMAPS = """\
 7f0000000000-7f0000001000 r--p 00000000 fd:00 11 /lib/a.so
@@ -52,9 +54,30 @@ def test_pages_are_looked_for_once_in_a_while_however_short_cycles_are(
     """The look costs as much CPU as a small commit."""
     looks = []
     monkeypatch.setattr("workers.pages.forget_clean_pages", lambda: looks.append(1))
+    monkeypatch.setattr("workers.pages.private_bytes", lambda: 7)
     clock = FakeClock()
     tidier = Tidier(clock)
+    told = []
     for _ in range(10):
-        tidier.after_commit()
+        told.append(tidier.after_commit())
         clock.advance(FORGET_INTERVAL_S / 5)
     assert len(looks) == 2
+    assert told == [7, *[None] * 4] * 2
+
+
+def test_own_memory_is_what_this_process_alone_has_written_to(tmp_path: Path) -> None:
+    """Pages shared with the forkserver, and those that can be read again, are not its growth."""
+    rollup = tmp_path / "smaps_rollup"
+    rollup.write_text("7f00-7fff ---p 00000000 00:00 0   [rollup]\nRss:   900 kB\n"
+                      "Private_Clean:   30 kB\nPrivate_Dirty:         12 kB\nSwap:   0 kB\n")
+    assert private_bytes(rollup) == 12 * 1024
+    assert private_bytes(tmp_path / "none") is None
+
+
+def test_own_memory_grows_with_what_is_taken() -> None:
+    """The kernel's own words are understood."""
+    before = private_bytes()
+    taken = bytearray(b"x" * 50_000_000)
+    after = private_bytes()
+    assert before is not None and after is not None
+    assert after - before > 0.9 * len(taken)

@@ -53,7 +53,7 @@ def a_service(*topics: TopicSnapshot, phase: Phase | None = Phase.CONSUMING,
     topics = topics or (a_topic(),)
     return ServiceSnapshot(
         about=About(tuple(topic.name for topic in topics), "0", "1.0.0", "s3://lake",
-                    INTERVAL_S, DEADLINE_S, HEARTBEAT_LIMIT_S),
+                    INTERVAL_S, DEADLINE_S, HEARTBEAT_LIMIT_S, 256, 26_000_000),
         header=words(Header, **{"READY": 1, "HEARTBEAT_NS": NOW_NS - S_NS,
                                 "STARTED_AT_MS": NOW_MS - 3_600_000} | header),
         cycle_id=12, phase=phase, cycle_durations=NO_DURATIONS, topics=topics)
@@ -252,7 +252,7 @@ def test_a_stopped_topic_needs_no_worker() -> None:
 
 
 @pytest.mark.parametrize(("paused", "expected"), [
-    (Paused.CYCLE_FULL, []), (Paused.CARRY_OVER_FULL, []),
+    (Paused.CYCLE_FULL, []), (Paused.CARRY_OVER_FULL, []), (Paused.BUDGET, []),
     (Paused.BACKING_OFF, [("orders", Code.BACKING_OFF)]),
 ])
 def test_backpressure_is_no_fault_but_backing_off_is(

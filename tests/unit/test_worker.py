@@ -14,13 +14,14 @@ from shared.errors import (
 )
 from shared.exit_codes import WorkerExit
 from shared.layout import Order, Paused, Report
+from shared.memory import FLOOR_BYTES, MESSAGE_BYTES_UNKNOWN, RECYCLE_AGE_S, need
 from shared.naming import position_app_id
 from shared.protocol import Phase, Vote
 from shared.records import BRONZE, DLQ, Lost
 from tests.fakes.faults import FOREVER, When
 from tests.fakes.source import Entry
 from tests.fakes.worker_rig import FOLDERS, TOPIC, WorkerRig
-from workers.kafka_source import AssignmentFailed
+from workers.kafka_source import AssignmentFailed, Polled
 from workers.ranges import OffsetRegression
 
 
@@ -897,6 +898,177 @@ def test_worker_reads_nothing_while_it_backs_off(rig: WorkerRig) -> None:
     rig.rest()
     rig.turn(2)
     assert rig.slot.report(Report.PAUSED) == Paused.NO
+
+
+TIGHT = {"loan_floor_bytes": 200, "loan_budget_bytes": 10_000_000, "row_group_bytes": 100}
+"""A floor for a small open file, and a budget for everything else."""
+
+
+def test_worker_borrows_for_a_batch_and_gives_back_what_it_does_not_hold(tmp_path: Path) -> None:
+    """Nobody knows how large the next message is until it has been read."""
+    rig = WorkerRig(tmp_path, slots=2, expected_bytes=MESSAGE_BYTES_UNKNOWN, **TIGHT)
+    rig.start()
+    asked: list[int] = []
+    poll = rig.source.poll
+
+    def spy(messages_max: int, timeout_s: float) -> Polled:
+        asked.append(rig.slot.report(Report.BORROWED))
+        return poll(messages_max, timeout_s)
+
+    rig.source.poll = spy  # type: ignore[method-assign]
+    rig.turn()
+    rig.topic.add(0, *values(40))
+    rig.turn(3)
+    unknown = need((0,), MESSAGE_BYTES_UNKNOWN, 100) - 200
+    assert asked[:2] == [unknown, unknown]
+    assert asked[3] < unknown
+    assert rig.slot.report(Report.BORROWED) == max(0, need(rig.worker._draft.open_files, 0, 100)
+                                                   - 200)
+
+
+def test_worker_pauses_while_others_have_borrowed_everything(tmp_path: Path) -> None:
+    """And goes on by itself when they give it back; nothing is dropped."""
+    rig = WorkerRig(tmp_path, slots=2, expected_bytes=MESSAGE_BYTES_UNKNOWN, **TIGHT)
+    rig.start()
+    rig.block.slot(1).set_report(Report.BORROWED, 10_000_000)
+    rig.topic.add(0, *values(3))
+    rig.turn(3)
+    assert rig.slot.report(Report.PAUSED) == Paused.BUDGET
+    assert rig.slot.report(Report.LOAN_WAITED_NS) > 0
+    assert (rig.source.paused, rig.slot.report(Report.MESSAGES_CONSUMED)) == (True, 0)
+    assert rig.flush() is Vote.EMPTY
+    rig.consume()
+    rig.block.slot(1).set_report(Report.BORROWED, 0)
+    rig.turn(4)
+    assert rig.slot.report(Report.PAUSED) == Paused.NO
+    assert rig.slot.report(Report.LOAN_WAITED_NS) == 0
+    rig.cycle()
+    assert rig.offsets() == [0, 1, 2]
+
+
+def test_at_the_end_of_the_budget_an_open_file_worth_sending_goes_early(tmp_path: Path) -> None:
+    """That gives its memory back, and the worker reads on from its floor."""
+    rig = WorkerRig(tmp_path, slots=2, loan_floor_bytes=FLOOR_BYTES, loan_budget_bytes=1_000_000,
+                    row_group_bytes=1000)
+    rig.start()
+    noise = random.Random(1)
+    large = [b'"%s"' % noise.randbytes(200_000).hex().encode() for _ in range(4)]
+    for value in large:
+        rig.topic.add(0, value)
+        rig.turn()
+    assert rig.worker._draft.sent == 0
+    assert rig.slot.report(Report.BORROWED) == 0
+    rig.block.slot(1).set_report(Report.BORROWED, 1_000_000)
+    rig.worker._appetite.saw(1, 900_000)
+    rig.turn()
+    assert rig.worker._draft.sent == 1
+    assert rig.slot.report(Report.PAUSED) == Paused.NO
+    rig.topic.add(0, *values(1))
+    rig.turn()
+    rig.cycle()
+    assert rig.offsets() == [0, 1, 2, 3, 4]
+
+
+def test_an_early_file_that_cannot_be_sent_is_read_again(tmp_path: Path) -> None:
+    """It is an upload like any other."""
+    rig = WorkerRig(tmp_path, slots=2, loan_floor_bytes=0, loan_budget_bytes=10_000_000,
+                    row_group_bytes=100)
+    rig.start()
+    noise = random.Random(1)
+    rig.topic.add(0, *[b'"%s"' % noise.randbytes(300_000).hex().encode() for _ in range(3)])
+    rig.turn(3)
+    rig.block.slot(1).set_report(Report.BORROWED, 10_000_000)
+    rig.store.faults.order("send", FOLDERS[BRONZE])
+    rig.turn()
+    assert rig.slot.report(Report.UPLOAD_FAILURES) == 1
+    assert rig.slot.report(Report.PAUSED) == Paused.NO
+    rig.block.slot(1).set_report(Report.BORROWED, 0)
+    rig.rest()
+    rig.turn(6)
+    rig.cycle()
+    assert rig.offsets() == [0, 1, 2]
+
+
+def test_a_worker_that_reads_nothing_for_another_reason_does_not_wait_for_memory(
+    tmp_path: Path
+) -> None:
+    """Whoever waits keeps others from borrowing."""
+    rig = WorkerRig(tmp_path, slots=2, expected_bytes=MESSAGE_BYTES_UNKNOWN, **TIGHT)
+    rig.start()
+    rig.block.slot(1).set_report(Report.BORROWED, 10_000_000)
+    rig.turn()
+    assert rig.slot.report(Report.LOAN_WAITED_NS) > 0
+    rig.source.beside.append(KafkaUnavailable("consume", "away"))
+    rig.turn(2)
+    assert rig.slot.report(Report.PAUSED) == Paused.BACKING_OFF
+    assert rig.slot.report(Report.LOAN_WAITED_NS) == 0
+
+
+# --- recycling
+
+
+def grown(rig: WorkerRig, age_s: float = RECYCLE_AGE_S) -> WorkerRig:
+    """A worker of that age that has outgrown its share by a byte, in the middle of a cycle."""
+    rig.topic.add(0, *values(3))
+    rig.start()
+    rig.clock.advance(age_s)
+    rig.tidier.private_bytes = rig.config.limits.worker_share_bytes + 1
+    rig.flush()
+    rig.decide()
+    return rig
+
+
+def test_a_worker_that_has_outgrown_its_share_ends_between_two_cycles(rig: WorkerRig) -> None:
+    """Nothing is owed then and no vote is out; what it read meanwhile is read again."""
+    grown(rig).topic.add(0, *values(2))
+    assert not rig.worker.may_be_recycled(), "others may still commit"
+    rig.block.set_phase(rig.cycle_id, Phase.CONSUMING)
+    assert rig.worker.run() is WorkerExit.RECYCLED
+    assert rig.source.closed
+    assert rig.topic.group_offsets == {0: 3}
+    rig.hire()
+    rig.tidier.private_bytes = None
+    rig.start()
+    rig.cycle()
+    assert rig.offsets() == [0, 1, 2, 3, 4]
+    rig.check()
+
+
+@pytest.mark.parametrize("age_s", [0.0, RECYCLE_AGE_S - 10])
+def test_a_young_worker_is_not_recycled(rig: WorkerRig, age_s: float) -> None:
+    """Its successor would be as large; to begin anew without end would be worse."""
+    grown(rig, age_s).consume()
+    assert not rig.worker.may_be_recycled()
+
+
+@pytest.mark.parametrize("size", [None, 0, 1])
+def test_a_worker_within_its_share_and_its_loans_is_not_recycled(
+    tmp_path: Path, size: int | None
+) -> None:
+    """What it has borrowed is no growth; where the kernel does not tell, nothing is known."""
+    rig = WorkerRig(tmp_path, **TIGHT)
+    rig.topic.add(0, *values(3))
+    rig.start()
+    rig.clock.advance(RECYCLE_AGE_S)
+    rig.flush()
+    rig.worker._loan.hold(need((500,), 0, 100))
+    if size is not None:
+        size = rig.config.limits.worker_share_bytes + size * rig.worker._loan.claim
+    rig.tidier.private_bytes = size
+    rig.decide()
+    rig.consume()
+    assert not rig.worker.may_be_recycled()
+
+
+def test_a_worker_that_owes_a_record_is_not_recycled(rig: WorkerRig) -> None:
+    """Its successor would have to roll it forward, and the cycle would wait for that."""
+    grown(rig).topic.add(0, *values(1))
+    rig.consume()
+    rig.flush()
+    rig.twins.faults.order("commit", FOLDERS[BRONZE], times=FOREVER)
+    rig.decide()
+    rig.block.set_phase(rig.cycle_id, Phase.CONSUMING)
+    assert not rig.worker.may_be_recycled()
 
 
 def test_memory_is_given_back_after_each_flush_and_each_commit(rig: WorkerRig) -> None:

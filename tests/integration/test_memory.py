@@ -1,0 +1,93 @@
+"""What the limit of memory does to a whole service on a real Kafka and a real MinIO."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from shared.memory import BATCH_COPIES, FLOOR_BYTES, least_limit_mb, plan
+from tests.conftest import TopicNames
+from tests.integration import lakeside as ls
+from tests.rig.scene import START_S, Scene, metric
+from tests.rig.service import Service
+from tests.services import KafkaService, MinioService
+from tests.waiting import wait_until
+
+TOPICS = 2
+PARTITIONS = 2
+BACKGROUND_PER_S = 500
+RECYCLED_EACH = 3
+RECYCLING_S = 90
+LANDING_S = 60
+
+
+@pytest.mark.slow
+def test_workers_that_are_recycled_all_the_time_lose_and_double_nothing(
+    kafka: KafkaService, minio: MinioService, topic_names: TopicNames, lake_prefix: str
+) -> None:
+    """Each ends while messages come in, and its successor reads on from the table."""
+    scene = Scene(kafka, minio, topic_names(TOPICS), lake_prefix, partitions=PARTITIONS)
+    environ = {**scene.environ, "BATCH_INTERVAL_SECONDS": "2"}
+    with (scene.producer() as producer,
+          Service(environ, TOPICS, module="tests.rig.tiny_shares") as service):
+        service.wait_healthy(START_S)
+        producer.start_background(BACKGROUND_PER_S)
+
+        def recycled() -> list[float]:
+            return [metric(service, "bronze_worker_recycled_total", topic=topic)
+                    for topic in scene.topics]
+
+        wait_until(lambda: min(recycled()) >= RECYCLED_EACH, RECYCLING_S,
+                   lambda: f"all were recycled, until now {recycled()}")
+        producer.stop_background()
+        scene.wait_landed(service, LANDING_S)
+        assert metric(service, "bronze_worker_restarts_total") == 0
+        assert metric(service, "bronze_topic_failures") == 0
+        assert service.terminate() == 0
+        lines = service.log_events("worker_outgrew_its_share")
+        assert lines and all(line["private_mb"] > line["allowed_mb"] for line in lines)
+        blamed = [why for line in service.log_events("cycle_aborted")
+                  for why in line["because"].values()]
+        assert "its worker died" not in blamed
+    scene.judge()
+
+
+LARGE_TOPICS = 4
+LARGE_EACH = 30
+LARGE_BYTES = 900_000
+HUGE_BYTES = 6_000_000
+"""Beyond all that four topics may borrow with the least limit, however it is divided."""
+
+
+def incompressible(size: int, seed: int) -> bytes:
+    """A JSON string of about that size."""
+    return b'"%s"' % random.Random(seed).randbytes(size // 2).hex().encode()
+
+
+def test_large_messages_land_within_the_least_limit(
+    kafka: KafkaService, minio: MinioService, topic_names: TopicNames, lake_prefix: str
+) -> None:
+    """Topics take turns at the common budget, one message is larger than it, and all get on."""
+    topics = topic_names(LARGE_TOPICS)
+    limit_mb = least_limit_mb(LARGE_TOPICS)
+    assert BATCH_COPIES * HUGE_BYTES > plan(limit_mb, LARGE_TOPICS).loan_budget_bytes + FLOOR_BYTES
+    lake = ls.store_lake(minio, lake_prefix)
+    values = {topic: [incompressible(LARGE_BYTES, number * LARGE_TOPICS + index)
+                      for number in range(LARGE_EACH)] for index, topic in enumerate(topics)}
+    values[topics[0]].insert(LARGE_EACH // 2, incompressible(HUGE_BYTES, -1))
+    for topic in topics:
+        kafka.create_topic(topic, config={"max.message.bytes": 2 * HUGE_BYTES})
+        ls.send(kafka.bootstrap, topic, values[topic],
+                client={"message.max.bytes": 2 * HUGE_BYTES})
+    environ = ls.settings(kafka.bootstrap, lake, topics, MEMORY_LIMIT_MB=limit_mb)
+    with Service(environ, LARGE_TOPICS) as service:
+        for topic in topics:
+            ls.wait_for_position(service, lake, topic, len(values[topic]), timeout_s=LANDING_S)
+        assert metric(service, "bronze_pauses_total") > 0, "nobody met the end of the budget"
+        assert metric(service, "bronze_worker_restarts_total") == 0
+        service.wait_for(lambda page: metric(service, "bronze_memory_borrowed_bytes") == 0, 10,
+                         "everything borrowed is given back")
+        assert service.terminate() == 0
+    for topic in topics:
+        assert [row["value"].encode() for row in ls.rows(lake, topic)] == values[topic]
