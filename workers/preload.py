@@ -1,4 +1,8 @@
-"""Imported once by the forkserver: what every worker needs.  Imports only, no client is made."""
+"""Imported once by the forkserver: what every worker needs.  Imports only, no client is made.
+
+Whatever object a worker uses, it writes to: it counts the reference, and so copies the page.  What
+workers use shall therefore lie together, apart from what is only there: decision 12.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,16 @@ import errno
 import gc
 import os
 import socket
+import sys
 
 from multiprocess import reduction
 
-import workers.assembly
-import workers.entry  # noqa: F401
-from workers.pages import forget_clean_pages, give_back_free_heap
+from workers.pages import fill_gaps, forget_clean_pages, give_back_free_heap
+
+# The libraries have left gaps; the workers' own modules come behind them, side by side.
+_fillers = fill_gaps()
+import workers.assembly  # noqa: E402, F401
+import workers.entry  # noqa: E402, F401
 
 
 def survive_refused_forks() -> None:
@@ -41,6 +49,10 @@ def survive_refused_forks() -> None:
 survive_refused_forks()
 # What was made so far stays: a worker's collector would otherwise touch, and so copy, all of it.
 gc.collect()
+# The interpreter's cache of attributes counts a reference to each name: a worker that replaces
+# an entry would write to the old name's page as well.
+sys._clear_type_cache()
+_fillers += fill_gaps()
 gc.freeze()
 give_back_free_heap()
 forget_clean_pages()
