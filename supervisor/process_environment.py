@@ -22,6 +22,8 @@ SETTINGS = {
     "ARROW_DEFAULT_MEMORY_POOL": "system",
     # delta-rs carries its own jemalloc, which reads this name only.
     "_RJEM_MALLOC_CONF": "narenas:1,background_thread:false,dirty_decay_ms:0,muzzy_decay_ms:0",
+    # The jemalloc in Arrow, unused, would start a thread in the forkserver all the same.
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
     # One thread for delta-rs and obstore each; eight workers share two cores anyway.
     "TOKIO_WORKER_THREADS": "1",
     "OMP_NUM_THREADS": "1",

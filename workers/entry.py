@@ -18,8 +18,12 @@ from shared.config import Config
 from shared.exit_codes import WorkerExit
 from workers.assignment import Assignment
 
-PRELOAD = ["workers.preload"]
-"""What the forkserver imports once, so that all workers share its pages."""
+LIBRARIES = [
+    "confluent_kafka.admin", "deltalake.transaction", "msgspec", "obstore.store",
+    "pyarrow.compute", "pyarrow.parquet"]
+PRELOAD = [*LIBRARIES, "workers.preload"]
+"""What the forkserver imports once, so that all workers share its pages.  First the libraries, so
+that our own modules lie together behind them."""
 
 
 def main(assignment: Assignment, wake: Any) -> None:

@@ -1,4 +1,5 @@
-"""Gives memory back: pages of libraries that only their loading has read, and free heap.
+"""Gives memory back: pages of libraries that only their loading has read, and free heap; and
+keeps together, before a fork, what its children will write to.
 
 Importing the workers' libraries reads 20 MB of symbol tables and code that nobody looks at again.
 They are clean pages of files, so the kernel would take them first when memory is short; until then
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -19,6 +21,15 @@ FORGET_INTERVAL_S = 10.0
 """Looking for clean pages takes some milliseconds; a cycle may be shorter than a second."""
 
 _PRIVATE = re.compile(r"^Private_Dirty:\s+(\d+) kB$", re.MULTILINE)
+POOL_BYTES = 16384
+POOL_HEADER_BYTES = 48
+SMALL_BYTES_MAX = 512
+SIZE_STEP = 16
+"""How CPython hands out small objects: pools of one size each, a header first (3.10 to 3.14)."""
+NEW_POOL_BLOCKS_MAX = 4
+GAPS_BYTES_MAX = 4 * 1024 * 1024
+"""There was a twentieth of it; whoever finds more has an allocator of another kind."""
+
 _MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S{4}) \S+ \S+ [1-9]\d* +/.*")
 
 
@@ -83,6 +94,40 @@ def give_back_free_heap() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:  # glibc's own; others give back by themselves
         trim(0)
+
+
+def fill_gaps() -> list[object]:
+    """Objects that take what is free in pools in use, to be kept: what is made next lies together.
+
+    An import leaves gaps behind, and what comes later would be strewn over them.  A child of a
+    fork copies each page on which it touches one object, so that would make it many pages.
+    Nothing is kept where small objects are not handed out as described above.
+    """
+    kept: list[object] = []
+    left = GAPS_BYTES_MAX
+    for size in range(SIZE_STEP, SMALL_BYTES_MAX + 1, SIZE_STEP):
+        while not _is_in_a_new_pool(block := _block(size)):
+            kept.append(block)
+            left -= size
+            if left < 0:
+                return []
+    return kept
+
+
+def _is_in_a_new_pool(block: object) -> bool:
+    """Whether the block's pool was begun for it: no pool of that size had a gap left."""
+    address = id(block)
+    if address % POOL_BYTES != POOL_HEADER_BYTES:
+        return False
+    # A pool begins with the number of its blocks in use; ints of this function may be among them.
+    return ctypes.c_uint.from_address(address - POOL_HEADER_BYTES).value <= NEW_POOL_BLOCKS_MAX
+
+
+def _block(size: int) -> object:
+    """An object of no use that takes `size` bytes and refers to none but its type."""
+    if size < sys.getsizeof(b""):
+        return object() if size == SIZE_STEP else 2.0 ** size
+    return bytes(size - sys.getsizeof(b""))
 
 
 def clean_mappings(lines: Iterable[str]) -> Iterator[tuple[int, int]]:

@@ -1,4 +1,8 @@
-"""Imported once by the forkserver: what every worker needs.  Imports only, no client is made."""
+"""Imported once by the forkserver: what every worker needs.  Imports only, no client is made.
+
+Whatever object a worker uses, it writes to: it counts the reference, and so copies the page.  What
+workers use shall therefore lie together, apart from what is only there: decision 14.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,20 @@ import errno
 import gc
 import os
 import socket
+import sys
 
+import pyarrow as pa
 from multiprocess import reduction
 
-import workers.assembly
-import workers.entry  # noqa: F401
-from workers.pages import forget_clean_pages, give_back_free_heap
+from shared.records import BRONZE
+from workers.pages import fill_gaps, forget_clean_pages, give_back_free_heap
+
+# The libraries have left gaps; the workers' own modules come behind them, side by side.
+_fillers = fill_gaps()
+import workers.assembly  # noqa: E402, F401
+import workers.entry  # noqa: E402, F401
+from workers.parquet_file import ParquetFile  # noqa: E402
+from workers.schemas import BRONZE_FILE  # noqa: E402
 
 
 def survive_refused_forks() -> None:
@@ -38,9 +50,26 @@ def survive_refused_forks() -> None:
     reduction.recvfds, os.fork = recvfds, fork_or_abort
 
 
+def rehearse() -> None:
+    """Encode a file of one row, so that Arrow makes here once what it makes at first use.
+
+    Its table of casts alone is 0.8 MB.  Nothing of it starts a thread.
+    """
+    row = {"value": "{}", "_kafka_partition": 0, "_kafka_offset": 0, "_kafka_timestamp": 0,
+           "_ingested_at": 0}
+    file = ParquetFile(BRONZE, BRONZE_FILE, date="1970-01-01", row_group_bytes=1)
+    file.append(pa.RecordBatch.from_pylist([row], BRONZE_FILE), raw_bytes=0)
+    file.close(now_ms=0)
+
+
 survive_refused_forks()
-# What was made so far stays: a worker's collector would otherwise touch, and so copy, all of it.
+rehearse()
 gc.collect()
-gc.freeze()
 give_back_free_heap()
 forget_clean_pages()
+# The interpreter's cache of attributes counts a reference to each name: a worker that replaces
+# an entry would write to the old name's page as well.
+sys._clear_type_cache()
+_fillers += fill_gaps()
+# What was made so far stays: a worker's collector would otherwise touch, and so copy, all of it.
+gc.freeze()

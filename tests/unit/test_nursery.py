@@ -11,11 +11,35 @@ from typing import Any
 
 import psutil
 
+from supervisor.process_environment import SETTINGS
+
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 60
 
+GAPS_BYTES_MAX = 320_000
+FIRST_CAST_BYTES_MAX = 450_000
+
+CHILD = """
+import json, sys
+from pathlib import Path
+import pyarrow as pa
+from workers.pages import fill_gaps
+
+def own_bytes():
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty"))
+
+gaps = fill_gaps()
+own_bytes()
+before = own_bytes()
+pa.array([b""], pa.binary()).cast(pa.string())
+Path(__file__).with_suffix(".json").write_text(json.dumps({
+    "gaps_bytes": sum(map(sys.getsizeof, gaps)),
+    "first_cast_bytes": own_bytes() - before}))
+"""
+
 PRELUDE = """
-import json, os, signal, sys, time
+import json, os, runpy, signal, sys, time
 from pathlib import Path
 import multiprocess, psutil
 refusing = Path(sys.argv[1])
@@ -99,6 +123,33 @@ tell(server=server.pid, command=" ".join(server.cmdline()), environ=server.envir
     assert told["maps"] is True
     assert told["descriptors"] and "/dev/zero" not in told["descriptors"]
     gone(told["server"])
+
+
+def test_no_library_starts_a_thread_in_it(tmp_path: Path) -> None:
+    """A thread does not live on in a fork, but a lock that it holds stays locked there."""
+    told = run("""
+nursery.open()
+begin()
+tell(threads=[Path(f"/proc/{server.pid}/task/{thread.id}/comm").read_text().strip()
+              for thread in server.threads()])
+""", tmp_path, **SETTINGS)
+    assert len(told["threads"]) == 1, told["threads"]
+
+
+def test_what_a_worker_writes_to_lies_together(tmp_path: Path) -> None:
+    """Gaps in the forkserver's pools (460 kB, not 200) would strew a worker's objects over pages to
+    copy, and Arrow's tables would be made in each, at the first cast (600 kB, not 310)."""
+    child = tmp_path / "child.py"
+    child.write_text(CHILD)
+    told = run(f"""
+nursery.open()
+process = context.Process(target=runpy.run_path, args=({str(child)!r},))
+process.start()
+process.join()
+tell(**json.loads(Path({str(child.with_suffix(".json"))!r}).read_text()))
+""", tmp_path, **SETTINGS)
+    assert told["gaps_bytes"] <= GAPS_BYTES_MAX, told
+    assert told["first_cast_bytes"] <= FIRST_CAST_BYTES_MAX
 
 
 def test_a_killed_forkserver_is_replaced_by_the_next_request(tmp_path: Path) -> None:
