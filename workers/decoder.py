@@ -1,8 +1,8 @@
 """Pure: a batch of messages in, Arrow rows and dead letters out.
 
 The whole batch is checked at once, UTF-8 in Arrow and JSON by one call over all values joined with
-newlines.  Only where that fails are single messages judged, so one bad row never fails its
-neighbours.
+newlines.  Only where that fails are parts of it looked at, smaller and smaller, down to single
+messages, so one bad row never fails its neighbours.
 
 A value is malformed when it is not one JSON text in UTF-8 (RFC 8259: any value may stand at the
 top, NaN may not).  A null value is a tombstone, which is a row; an empty value is malformed.
@@ -11,9 +11,8 @@ top, NaN may not).  A null value is a tombstone, which is a row; an empty value 
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from enum import StrEnum
@@ -36,14 +35,11 @@ _MICROSECONDS, _FIRST_TIME, _LAST_TIME = (
 """As scalars: pyarrow looks for dateutil on the disk each time it converts a bare int."""
 
 _NEWLINE = pa.scalar(b"\n", pa.binary())
-_NO_VALUE, _JSON_NULL = pa.scalar(None, pa.binary()), pa.scalar(b"null", pa.binary())
+_NO_VALUE = pa.scalar(None, pa.binary())
 _NO_TIME = pa.scalar(None, pa.int64())
 
-_EMPTY = pa.scalar(0, pa.int32())
-
-FEW = 8
-"""Bad values of a batch that are looked for one after the other; then all that follow are judged
-one by one."""
+SLICES, SLICE_MIN = 16, 32
+"""Where a check fails, this many slices are checked each; slices this short message by message."""
 
 _json = msgspec.json.Decoder(msgspec.Raw)
 _BYTE_POSITION = re.compile(r"\(byte (\d+)\)|position (\d+)")
@@ -124,17 +120,9 @@ def _good_rows(
 
 def _find_flaws(batch: Batch, *, is_utf8: bool) -> dict[int, Flaw]:
     """Index -> flaw, in order, for each malformed message; is_utf8: all values are known to be."""
-    values = batch.values.fill_null(_JSON_NULL) if batch.values.null_count else batch.values
-    suspects = set(batch.unreadable_headers)
-    lengths = pc.binary_length(values)
-    if not pc.min(lengths).as_py():
-        # An empty line would be no text at all, and all would have to be judged one by one.
-        empty = pc.equal(lengths, _EMPTY)
-        suspects.update(pc.indices_nonzero(empty).to_pylist())
-        values = pc.if_else(empty, _JSON_NULL, values)
-    suspects.update(_perhaps_not_json(values))
+    suspects = {*_suspects(batch.values, _are_json), *batch.unreadable_headers}
     if not is_utf8:
-        suspects.update(_perhaps_not_utf8(values))
+        suspects.update(_suspects(batch.values, lambda values: _as_text(values) is not None))
     found = ((index, _find_flaw_of(batch, index)) for index in sorted(suspects))
     return {index: flaw for index, flaw in found if flaw is not None}
 
@@ -150,89 +138,54 @@ def _as_text(values: pa.Array) -> pa.Array | None:
         return None
 
 
-def _perhaps_not_json(values: pa.Array) -> Iterator[int]:
-    """Indexes of all values that are not JSON, and of some that are; there are no nulls.
-
-    The parser says where it gave up.  That may be in the value behind the one that is to blame,
-    when that one has no end; and what lies before both is checked again by itself.
-    """
-    first = 0
-    for _ in range(FEW):
-        rest = values.slice(first)
-        refusal = _first_refusal(rest)
-        if refusal == len(rest):
-            return
-        before = max(refusal - 1, 0)
-        if _first_refusal(rest.slice(0, before)) != before:
-            break
-        yield from range(first + before, first + refusal + 1)
-        first += refusal + 1
-    yield from range(first, len(values))
+def _suspects(values: pa.Array, pass_check: Callable[[pa.Array], bool]) -> Iterator[int]:
+    """Indexes of values that do not pass; a check may refuse many at once that are all good."""
+    pending = [(0, len(values))]
+    while pending:
+        start, count = pending.pop()
+        if pass_check(values.slice(start, count)):
+            continue
+        if count <= SLICE_MIN:
+            yield from (index for index in range(start, start + count)
+                        if not pass_check(values.slice(index, 1)))
+            continue
+        step = -(-count // SLICES)
+        end = start + count
+        pending += [(first, min(step, end - first)) for first in range(start, end, step)]
 
 
-def _first_refusal(values: pa.Array) -> int:
-    """The index of the value at which the parser gave up, 0 where that is not known; the number
-    of values when all are JSON.
+def _are_json(values: pa.Array) -> bool:
+    """Whether every value is one JSON text; True is proof, False may be wrong for several.
 
-    The parser reads texts between newlines, and would as well read two on one line, or one on
+    The decoder reads texts between newlines, and would as well read two on one line, or one on
     two lines.  So what it found, joined again, must be the whole text, and have the lengths of
     the values: then each text found is one value.  A value with blanks around it is refused here.
     UTF-8 inside strings is not looked at.
     """
+    if values.null_count:
+        values = values.drop_null()
     count = len(values)
     if not count:
-        return 0
-    joined = _joined(values)
+        return True
+    if count == 1:
+        return _is_json(values[0].as_py())
+    whole = pa.ListArray.from_arrays(pa.array([0, count], pa.int32()), values)
+    joined = pc.binary_join(whole, _NEWLINE)[0].as_buffer()
     try:
         found = _json.decode_lines(joined)
-    except msgspec.DecodeError as error:
-        place = _position(error)
-        return 0 if place is None else _index_at(values, place)
-    except RecursionError:
-        return 0
+    except (msgspec.DecodeError, RecursionError):
+        return False
     lengths = pa.array(list(map(len, found)), pa.int32())
-    is_each_one = (lengths.equals(pc.binary_length(values))
-                   and pa.py_buffer(b"\n".join(found)).equals(joined))
-    return count if is_each_one else 0
+    return (lengths.equals(pc.binary_length(values))
+            and pa.py_buffer(b"\n".join(found)).equals(joined))
 
 
-def _perhaps_not_utf8(values: pa.Array) -> Iterator[int]:
-    """Indexes of all values that are not UTF-8, and of some that are; there are no nulls.
-
-    A newline is part of no other character: the joined text is UTF-8 if every value is.
-    """
-    first = 0
-    for _ in range(FEW):
-        rest = values.slice(first)
-        try:
-            _joined(rest).to_pybytes().decode()
-        except UnicodeDecodeError as error:
-            index = first + _index_at(rest, error.start)
-            yield index
-            first = index + 1
-        else:
-            return
-        if first == len(values):
-            return
-    yield from range(first, len(values))
-
-
-def _joined(values: pa.Array) -> pa.Buffer:
-    """The values, not empty, with a newline between each two."""
-    whole = pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), values)
-    return pc.binary_join(whole, _NEWLINE)[0].as_buffer()
-
-
-def _index_at(values: pa.Array, place: int) -> int:
-    """The index of the value that holds byte `place` of the joined text, or ends before it."""
-    offsets = memoryview(values.buffers()[1]).cast("i")[values.offset:]
-    begins = range(len(values))
-    return bisect_right(begins, place, key=lambda index: offsets[index] - offsets[0] + index) - 1
-
-
-def _position(error: msgspec.DecodeError) -> int | None:
-    found = _BYTE_POSITION.search(str(error))
-    return int(found.group(1) or found.group(2)) if found else None
+def _is_json(value: bytes) -> bool:
+    try:
+        _json.decode(value)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
 
 
 def _find_flaw_of(batch: Batch, index: int) -> Flaw | None:
@@ -255,7 +208,9 @@ def find_flaw(value: bytes) -> Flaw | None:
     except RecursionError:
         return Flaw(ErrorClass.JSON, "nested too deeply", None)
     except msgspec.DecodeError as error:
-        return Flaw(ErrorClass.JSON, str(error)[:MESSAGE_CHARS_MAX], _position(error))
+        found = _BYTE_POSITION.search(str(error))
+        position = int(found.group(1) or found.group(2)) if found else None
+        return Flaw(ErrorClass.JSON, str(error)[:MESSAGE_CHARS_MAX], position)
     return None
 
 
