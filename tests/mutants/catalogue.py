@@ -227,7 +227,7 @@ MUTANTS = (
         "min(lows), max(part.max_raw for", "min(lows), min(part.max_raw for",
         ("tests/unit/test_parquet_bounds.py",)),
     Mutant(
-        "headers are dropped", "workers/batch.py",
+        "headers are dropped", "workers/decoder.py",
         "    if not any(headers):\n", "    if True:\n", ("tests/unit/test_decoder.py",)),
     Mutant(
         "a bad row takes its neighbours with it", "workers/decoder.py",
