@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import Enum, StrEnum
 from typing import NamedTuple
 
-from shared.config_types import GapPolicy, KafkaReader, LogFormat, OffsetReset, OnMalformed
+from shared.config_types import GapPolicy, LogFormat, OffsetReset, OnMalformed
 from shared.memory import LIMIT_MB_MAX, MIB, least_limit_mb
 
 
@@ -92,10 +92,6 @@ _KAFKA = (
     Setting("KAFKA_AUTO_OFFSET_RESET", Group.KAFKA, Kind.CHOICE, OffsetReset.EARLIEST,
             "Where to begin a partition for which neither the table nor the group has a "
             "position.", choices=tuple(OffsetReset)),
-    Setting("KAFKA_READER", Group.KAFKA, Kind.CHOICE, KafkaReader.COLUMNS,
-            "`columns` takes messages from the client's own memory, all at once; `messages` one "
-            "by one, which takes more CPU and works with any release of the client.",
-            choices=tuple(KafkaReader)),
 )
 
 _LAKE = (

@@ -99,13 +99,6 @@ class OffsetReset(StrEnum):
     LATEST = "latest"
 
 
-class KafkaReader(StrEnum):
-    """How messages are taken from the Kafka client: all at once, or one by one."""
-
-    COLUMNS = "columns"
-    MESSAGES = "messages"
-
-
 class LogFormat(StrEnum):
     """How log lines look: one JSON object a line, or text for people."""
 
@@ -126,7 +119,6 @@ class KafkaConfig:
     sasl_password: Secret | None
     ssl_ca_location: str | None
     auto_offset_reset: OffsetReset
-    reader: KafkaReader
     properties: tuple[tuple[str, Secret], ...]
 
     @property

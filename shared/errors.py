@@ -16,7 +16,6 @@
         LogDamaged            records are missing in the middle of the log
         LogOvertaken          the log was trimmed past us while we were frozen
       Fenced                a newer service of the same identity runs
-      ClientLayoutUnknown   the Kafka client's memory is not as we know it
       AssignmentFailed      the worker ends, is started again and joins anew
       BlockError            the shared block is not ours, too small, or of another layout
 
@@ -208,15 +207,6 @@ class Fenced(IngestError):
 
     what_to_do = (
         "Two services run with one INSTANCE_ID: stop one, or give them different ones on purpose."
-    )
-
-
-class ClientLayoutUnknown(IngestError):
-    """The Kafka client's library does not keep a message's fields where they were looked for."""
-
-    what_to_do = (
-        "Install the requirements of this release, or set KAFKA_READER=messages, which reads "
-        "with any release of the client; nothing was written from what was misread."
     )
 
 

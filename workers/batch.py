@@ -1,15 +1,10 @@
-"""Messages as Arrow columns, the form in which they leave the Kafka client."""
+"""Messages as columns, the form in which they leave the Kafka client."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from workers.schemas import HEADERS
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
 
 Header = tuple[str, bytes | None]
 
@@ -24,67 +19,42 @@ class Extent:
     count: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(slots=True)
 class Batch:
     """Messages of one topic, column by column, in the order they were read.
 
-    partitions: int32.  offsets: int64.  timestamps_ms: int64, milliseconds since 1970 as the
-    broker gives them, null where there is none.  keys, values: binary.  headers: `HEADERS`, null
-    where a message has none.  unreadable_headers: indexes of messages whose headers are not what
-    Kafka allows (their `headers` entry is null).
+    timestamps_ms: milliseconds since 1970 as the broker gives them, None where there is none.
+    headers: None where a message has none.  unreadable_headers: offsets by partition of messages
+    whose headers the client could not decode (their `headers` entry is None).
     """
 
-    partitions: pa.Array
-    offsets: pa.Array
-    timestamps_ms: pa.Array
-    keys: pa.Array
-    values: pa.Array
-    headers: pa.Array
-    unreadable_headers: frozenset[int] = frozenset()
+    partitions: list[int] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+    timestamps_ms: list[int | None] = field(default_factory=list)
+    keys: list[bytes | None] = field(default_factory=list)
+    values: list[bytes | None] = field(default_factory=list)
+    headers: list[list[Header] | None] = field(default_factory=list)
+    unreadable_headers: frozenset[tuple[int, int]] = frozenset()
+    _extents: tuple[Extent, ...] | None = field(default=None, compare=False, repr=False)
 
-    @classmethod
-    def of(
-        cls, partitions: Sequence[int] = (), offsets: Sequence[int] = (),
-        timestamps_ms: Sequence[int | None] | None = None,
-        keys: Sequence[bytes | None] | None = None, values: Sequence[bytes | None] | None = None,
-        headers: Sequence[Sequence[Header] | None] | None = None,
-        unreadable_headers: frozenset[int] = frozenset(),
-    ) -> Batch:
-        """The same from Python's lists; a column that is not given is all null."""
-        nothing = [None] * len(offsets)
-        return cls(
-            pa.array(partitions, pa.int32()), pa.array(offsets, pa.int64()),
-            pa.array(nothing if timestamps_ms is None else timestamps_ms, pa.int64()),
-            pa.array(nothing if keys is None else keys, pa.binary()),
-            pa.array(nothing if values is None else values, pa.binary()),
-            header_column(nothing if headers is None else headers), unreadable_headers)
-
-    @cached_property
+    @property
     def extents(self) -> tuple[Extent, ...]:
-        """One per partition in the batch: messages come in runs of a partition."""
-        return tuple(_extents(self.partitions, self.offsets))
+        """One per partition in the batch, computed once: messages come in runs of a partition."""
+        if self._extents is None:
+            self._extents = tuple(_extents(self.partitions, self.offsets))
+        return self._extents
 
     def __len__(self) -> int:
         return len(self.offsets)
 
 
-def header_column(headers: Sequence[Sequence[Header] | None]) -> pa.Array:
-    """Headers, one list or nothing per message, as a column."""
-    if not any(headers):
-        return pa.nulls(len(headers), HEADERS)
-    return pa.array(
-        [[{"key": name, "value": value} for name, value in row] if row else None
-         for row in headers], HEADERS)
-
-
-def _extents(partitions: pa.Array, offsets: pa.Array) -> Iterator[Extent]:
+def _extents(partitions: list[int], offsets: list[int]) -> Iterator[Extent]:
     found: dict[int, Extent] = {}
     start = 0
-    runs = pc.run_end_encode(partitions)
-    for partition, end in zip(runs.values.to_pylist(), runs.run_ends.to_pylist(), strict=True):
+    for partition, run in groupby(partitions):
+        end = start + len(list(run))
         before = found.get(partition)
-        first, count = ((offsets[start].as_py(), 0) if before is None
-                        else (before.first, before.count))
-        found[partition] = Extent(partition, first, offsets[end - 1].as_py(), count + end - start)
+        first, count = (offsets[start], 0) if before is None else (before.first, before.count)
+        found[partition] = Extent(partition, first, offsets[end - 1], count + end - start)
         start = end
     yield from found.values()

@@ -1,8 +1,7 @@
 """Pure: a batch of messages in, Arrow rows and dead letters out.
 
-The whole batch is checked at once, UTF-8 in Arrow and JSON by one call over all values joined with
-newlines.  Only where that fails are parts of it looked at, smaller and smaller, down to single
-messages, so one bad row never fails its neighbours.
+The whole batch is checked at once: UTF-8 in Arrow, JSON value by value without building anything.
+Only a batch that fails takes the way row by row, so one bad row never fails its neighbours.
 
 A value is malformed when it is not one JSON text in UTF-8 (RFC 8259: any value may stand at the
 top, NaN may not).  A null value is a tombstone, which is a row; an empty value is malformed.
@@ -11,8 +10,8 @@ top, NaN may not).  A null value is a tombstone, which is a row; an empty value 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from enum import StrEnum
@@ -22,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from workers.batch import Batch
-from workers.schemas import BRONZE_FILE, DLQ_FILE, TIMESTAMP
+from workers.schemas import BRONZE_FILE, DLQ_FILE, HEADERS, TIMESTAMP
 
 TIMESTAMP_MS_MIN = -62_135_596_800_000
 TIMESTAMP_MS_MAX = 253_402_300_799_999
@@ -30,16 +29,8 @@ TIMESTAMP_MS_MAX = 253_402_300_799_999
 
 MESSAGE_CHARS_MAX = 200
 
-_MICROSECONDS, _FIRST_TIME, _LAST_TIME = (
-    pa.scalar(number, pa.int64()) for number in (1000, TIMESTAMP_MS_MIN, TIMESTAMP_MS_MAX))
-"""As scalars: pyarrow looks for dateutil on the disk each time it converts a bare int."""
-
-_NEWLINE = pa.scalar(b"\n", pa.binary())
-_NO_VALUE = pa.scalar(None, pa.binary())
-_NO_TIME = pa.scalar(None, pa.int64())
-
-SLICES, SLICE_MIN = 16, 32
-"""Where a check fails, this many slices are checked each; slices this short message by message."""
+_MICROSECONDS = pa.scalar(1000, pa.int64())
+"""As a scalar: pyarrow looks for dateutil on the disk each time it converts a bare int."""
 
 _json = msgspec.json.Decoder(msgspec.Raw)
 _BYTE_POSITION = re.compile(r"\(byte (\d+)\)|position (\d+)")
@@ -86,7 +77,7 @@ class Decoded:
 
 def decode(batch: Batch, ingested_at_ms: int, topic: str, service_version: str) -> Decoded:
     """Check and convert a batch (not empty); never raises for what a message holds."""
-    value_bytes = pc.sum(pc.binary_length(batch.values)).as_py() or 0
+    value_bytes = sum(map(len, filter(None, batch.values)))
     day = datetime.fromtimestamp(ingested_at_ms / 1000, UTC).date()
     counts = {part.partition: part.count for part in batch.extents}
     text = _as_text(batch.values)
@@ -94,10 +85,9 @@ def decode(batch: Batch, ingested_at_ms: int, topic: str, service_version: str) 
     if not flaws:
         rows = _rows(batch, text, ingested_at_ms)
         return Decoded(rows, None, counts, {}, {}, value_bytes, day)
-    bad = pa.array(flaws, pa.int64())
-    dead = _dead_letters(
-        batch, bad, list(flaws.values()), ingested_at_ms, topic, service_version)
-    dead_of = Counter(batch.partitions.take(bad).to_pylist())
+    bad = _select(batch, flaws)
+    dead = _dead_letters(bad, list(flaws.values()), ingested_at_ms, topic, service_version)
+    dead_of = Counter(bad.partitions)
     rows = _good_rows(batch, text, flaws, ingested_at_ms) if len(flaws) < len(batch) else None
     return Decoded(
         rows, dead, dict(Counter(counts) - dead_of), dict(dead_of),
@@ -108,90 +98,71 @@ def _good_rows(
     batch: Batch, text: pa.Array | None, flaws: dict[int, Flaw], ingested_at_ms: int
 ) -> pa.RecordBatch:
     """The rows without a flaw; `text` is None when some value is not UTF-8."""
-    marks = bytearray(b"\1") * len(batch)
-    for index in flaws:
-        marks[index] = 0
-    good = pa.Array.from_buffers(pa.uint8(), len(batch), [None, pa.py_buffer(marks)]).cast(
-        pa.bool_())
     if text is None:
-        text = _as_text(pc.if_else(good, batch.values, _NO_VALUE))
+        text = _as_text([None if index in flaws else value
+                         for index, value in enumerate(batch.values)])
+    good = pa.array([index not in flaws for index in range(len(batch))], pa.bool_())
     return _rows(batch, text, ingested_at_ms).filter(good)
 
 
 def _find_flaws(batch: Batch, *, is_utf8: bool) -> dict[int, Flaw]:
     """Index -> flaw, in order, for each malformed message; is_utf8: all values are known to be."""
-    suspects = {*_suspects(batch.values, _are_json), *batch.unreadable_headers}
+    suspects = set(_not_json(batch.values))
     if not is_utf8:
-        suspects.update(_suspects(batch.values, lambda values: _as_text(values) is not None))
+        suspects.update(_not_utf8(batch.values, 0))
+    if batch.unreadable_headers:
+        places = zip(batch.partitions, batch.offsets, strict=True)
+        suspects.update(index for index, place in enumerate(places)
+                        if place in batch.unreadable_headers)
     found = ((index, _find_flaw_of(batch, index)) for index in sorted(suspects))
     return {index: flaw for index, flaw in found if flaw is not None}
 
 
-def _as_text(values: pa.Array) -> pa.Array | None:
+def _as_text(values: list[bytes | None]) -> pa.Array | None:
     """The values as one column of strings, None when one of them is not UTF-8.
 
     Values are checked one by one inside: two of them never make up a character between them.
     """
     try:
-        return values.cast(pa.string())
+        return pa.array(values, pa.binary()).cast(pa.string())
     except pa.ArrowInvalid:
         return None
 
 
-def _suspects(values: pa.Array, pass_check: Callable[[pa.Array], bool]) -> Iterator[int]:
-    """Indexes of values that do not pass; a check may refuse many at once that are all good."""
-    pending = [(0, len(values))]
-    while pending:
-        start, count = pending.pop()
-        if pass_check(values.slice(start, count)):
-            continue
-        if count <= SLICE_MIN:
-            yield from (index for index in range(start, start + count)
-                        if not pass_check(values.slice(index, 1)))
-            continue
-        step = -(-count // SLICES)
-        end = start + count
-        pending += [(first, min(step, end - first)) for first in range(start, end, step)]
+def _not_utf8(values: list[bytes | None], first: int) -> list[int]:
+    """Indexes, counted from `first`, of values that are not UTF-8; there is at least one.
 
-
-def _are_json(values: pa.Array) -> bool:
-    """Whether every value is one JSON text; True is proof, False may be wrong for several.
-
-    The decoder reads texts between newlines, and would as well read two on one line, or one on
-    two lines.  So what it found, joined again, must be the whole text, and have the lengths of
-    the values: then each text found is one value.  A value with blanks around it is refused here.
-    UTF-8 inside strings is not looked at.
+    Found by halves: mostly it is one in a thousand, and Arrow checks the good halves quickly.
     """
-    if values.null_count:
-        values = values.drop_null()
-    count = len(values)
-    if not count:
-        return True
-    if count == 1:
-        return _is_json(values[0].as_py())
-    whole = pa.ListArray.from_arrays(pa.array([0, count], pa.int32()), values)
-    joined = pc.binary_join(whole, _NEWLINE)[0].as_buffer()
-    try:
-        found = _json.decode_lines(joined)
-    except (msgspec.DecodeError, RecursionError):
-        return False
-    lengths = pa.array(list(map(len, found)), pa.int32())
-    return (lengths.equals(pc.binary_length(values))
-            and pa.py_buffer(b"\n".join(found)).equals(joined))
+    if len(values) == 1:
+        return [first]
+    middle = len(values) // 2
+    return [index for start, half in ((first, values[:middle]), (first + middle, values[middle:]))
+            if _as_text(half) is None for index in _not_utf8(half, start)]
 
 
-def _is_json(value: bytes) -> bool:
-    try:
-        _json.decode(value)
-    except (msgspec.DecodeError, RecursionError):
-        return False
-    return True
+def _not_json(values: list[bytes | None]) -> list[int]:
+    """Indexes of values the JSON decoder refuses; it does not look for UTF-8 inside strings.
+
+    `deque` drives the iterator without a loop in Python; after a refusal it goes on behind it.
+    """
+    refused = []
+    remaining = iter(values)
+    while True:
+        try:
+            deque(map(_json.decode, remaining), 0)
+        except (msgspec.DecodeError, RecursionError):
+            refused.append(len(values) - remaining.__length_hint__() - 1)
+        except TypeError:
+            continue  # A tombstone.
+        else:
+            return refused
 
 
 def _find_flaw_of(batch: Batch, index: int) -> Flaw | None:
-    if index in batch.unreadable_headers:
+    if (batch.partitions[index], batch.offsets[index]) in batch.unreadable_headers:
         return Flaw(ErrorClass.HEADERS, "a header's name is not UTF-8; headers are not kept", None)
-    value = batch.values[index].as_py()
+    value = batch.values[index]
     return None if value is None else find_flaw(value)
 
 
@@ -214,31 +185,41 @@ def find_flaw(value: bytes) -> Flaw | None:
     return None
 
 
+def _select(batch: Batch, indexes: Iterable[int]) -> Batch:
+    wanted = tuple(indexes)
+
+    def picked(column: list) -> list:
+        return [column[index] for index in wanted]
+
+    return Batch(
+        picked(batch.partitions), picked(batch.offsets), picked(batch.timestamps_ms),
+        picked(batch.keys), picked(batch.values), picked(batch.headers))
+
+
 def _rows(batch: Batch, text: pa.Array | None, ingested_at_ms: int) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([
-        batch.keys,
+        pa.array(batch.keys, pa.binary()),
         text,
-        batch.headers,
-        batch.partitions,
-        batch.offsets,
+        _headers(batch.headers),
+        pa.array(batch.partitions, pa.int32()),
+        pa.array(batch.offsets, pa.int64()),
         _timestamps(batch.timestamps_ms),
         _constant_time(ingested_at_ms, len(batch)),
     ], schema=BRONZE_FILE)
 
 
 def _dead_letters(
-    batch: Batch, indexes: pa.Array, flaws: list[Flaw], ingested_at_ms: int, topic: str,
-    service_version: str,
+    batch: Batch, flaws: list[Flaw], ingested_at_ms: int, topic: str, service_version: str
 ) -> pa.RecordBatch:
-    count = len(indexes)
+    count = len(batch)
     return pa.RecordBatch.from_arrays([
-        batch.keys.take(indexes),
-        batch.values.take(indexes),
-        batch.headers.take(indexes),
+        pa.array(batch.keys, pa.binary()),
+        pa.array(batch.values, pa.binary()),
+        _headers(batch.headers),
         pa.array([topic] * count, pa.string()),
-        batch.partitions.take(indexes),
-        batch.offsets.take(indexes),
-        _timestamps(batch.timestamps_ms.take(indexes)),
+        pa.array(batch.partitions, pa.int32()),
+        pa.array(batch.offsets, pa.int64()),
+        _timestamps(batch.timestamps_ms),
         pa.array([flaw.error_class.value for flaw in flaws], pa.string()),
         pa.array([flaw.message for flaw in flaws], pa.string()),
         pa.array([flaw.position for flaw in flaws], pa.int64()),
@@ -247,14 +228,22 @@ def _dead_letters(
     ], schema=DLQ_FILE)
 
 
-def _timestamps(column: pa.Array) -> pa.Array:
-    """Milliseconds as a column of moments."""
+def _headers(headers: list) -> pa.Array:
+    if not any(headers):
+        return pa.nulls(len(headers), HEADERS)
+    return pa.array(
+        [[{"key": name, "value": value} for name, value in row] if row else None
+         for row in headers], HEADERS)
+
+
+def _timestamps(timestamps_ms: list[int | None]) -> pa.Array:
+    column = pa.array(timestamps_ms, pa.int64())
     bounds = pc.min_max(column).as_py()
     if bounds["min"] is not None and (
             bounds["min"] < TIMESTAMP_MS_MIN or bounds["max"] > TIMESTAMP_MS_MAX):
-        inside = pc.and_(pc.greater_equal(column, _FIRST_TIME),
-                         pc.less_equal(column, _LAST_TIME))
-        column = pc.if_else(inside, column, _NO_TIME)
+        inside = pc.and_(pc.greater_equal(column, TIMESTAMP_MS_MIN),
+                         pc.less_equal(column, TIMESTAMP_MS_MAX))
+        column = pc.if_else(inside, column, pa.scalar(None, pa.int64()))
     return pc.multiply(column, _MICROSECONDS).view(TIMESTAMP)
 
 

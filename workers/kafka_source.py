@@ -1,4 +1,4 @@
-"""Kafka as this service uses it; beside the two readers the only place with the Kafka client.
+"""Kafka as this service uses it: the only place of the service that imports the Kafka client.
 
 One consumer per topic, a static member of the group, so that a restarted worker gets its
 partitions back at once and nobody else's reading is disturbed.  The service owns the offsets:
@@ -8,6 +8,7 @@ that is not there is an event, never a silent jump.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import logging
 import threading
@@ -18,21 +19,17 @@ from enum import IntEnum
 from typing import Any, Protocol
 
 from confluent_kafka import (
-    Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition,
+    TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, KafkaException, Message, TopicCollection,
+    TopicPartition,
 )
 from confluent_kafka.admin import AdminClient
 
-from shared.config import KafkaConfig, KafkaReader, Limits
+from shared.config import KafkaConfig, Limits
 from shared.errors import (
     AssignmentFailed, Fenced, IngestError, KafkaAuthenticationFailed, KafkaUnavailable,
     RecoverableError, TopicMissing, TopicStopped,
 )
-from shared.logs import log_event
 from workers.batch import Batch
-from workers.kafka_columns import CLIENT_VERSION, ColumnReader, is_known_client
-from workers.kafka_reader import DeliveryError, MessageReader, Reader
-
-logger = logging.getLogger("kafka")
 
 REQUEST_TIMEOUT_S = 5.0
 """One metadata, watermark or committed-offsets request; well below any heartbeat limit."""
@@ -56,7 +53,7 @@ FETCH_WAIT_MS = 1_000
 PARTITION_FETCH_BYTES = 128 * 1024
 
 _MEMBERSHIP_LOST = (KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED, KafkaError._FATAL)
-"""Errors after which a client delivers nothing any more.  A delivered error knows only its code,
+"""Errors after which a client delivers nothing any more.  A message's error knows only its code,
 and `_FATAL` is the one under which a fatal error arrives: it must not look like an outage."""
 
 OnAssign = Callable[[tuple[int, ...]], Mapping[int, int]]
@@ -177,19 +174,6 @@ class KafkaSource:
              "group.instance.id": group_instance_id(instance_id, topic),
              "client.id": f"bronze-{topic}",
              "on_commit": self._on_commit})
-        self._reader = self._choose_reader(config.reader, limits.consume_batch_messages)
-
-    def _choose_reader(self, wanted: KafkaReader, messages_max: int) -> Reader:
-        """The one that is configured, or the one that works with any release, and a word on it."""
-        if wanted is KafkaReader.COLUMNS and is_known_client():
-            return ColumnReader(
-                self._consumer, f"bronze-{self._topic}#", self._topic, messages_max)
-        if wanted is KafkaReader.COLUMNS:
-            log_event(logger, logging.WARNING, "kafka_client_not_known", topic=self._topic,
-                      known=CLIENT_VERSION, what_to_do="messages are read one by one, which takes "
-                      "more CPU; install the requirements of this release, or set "
-                      "KAFKA_READER=messages to read so on purpose")
-        return MessageReader(self._consumer)
 
     def _on_error(self, error: KafkaError) -> None:
         if error.code() in (KafkaError._AUTHENTICATION, KafkaError._SSL,
@@ -270,8 +254,6 @@ class KafkaSource:
                 self._callback_error = error
                 consumer.incremental_assign([])
                 return
-            for index in indexes:
-                self._reader.attach(index)
             consumer.incremental_assign(
                 [TopicPartition(self._topic, index, starts[index]) for index in indexes])
             self._assigned = tuple(sorted({*self._assigned, *indexes}))
@@ -281,8 +263,6 @@ class KafkaSource:
             gone = {part.partition for part in partitions}
             self._assigned = tuple(index for index in self._assigned if index not in gone)
             consumer.incremental_unassign(partitions)
-            for index in gone:
-                self._reader.detach(index)
             try:
                 on_revoke(tuple(sorted(gone)))
             except BaseException as error:
@@ -294,7 +274,7 @@ class KafkaSource:
     def poll(self, messages_max: int, timeout_s: float) -> Polled:
         """See `Source`."""
         try:
-            delivered = self._reader.read(messages_max, timeout_s)
+            messages = self._consumer.consume(messages_max, timeout_s)
         except KafkaException as error:
             raise self._named("consume", error) from error
         if self._callback_error is not None:
@@ -302,17 +282,20 @@ class KafkaSource:
             if isinstance(error, TopicStopped):
                 raise error
             raise AssignmentFailed(f"topic {self._topic}: {error}") from error
-        judged = [self._judge_error(event) for event in delivered.errors]
-        if len(delivered.batch):
+        failed = [message for message in messages if message.error() is not None]
+        if failed:
+            messages = [message for message in messages if message.error() is None]
+        judged = [self._judge_error(message) for message in failed]
+        if messages:
             self._problem = Problem.NONE
         return Polled(
-            delivered.batch, tuple(found for found in judged if isinstance(found, OutOfRange)),
+            _batch(messages), tuple(found for found in judged if isinstance(found, OutOfRange)),
             next((found for found in judged if isinstance(found, IngestError)), None))
 
-    def _judge_error(self, event: DeliveryError) -> OutOfRange | IngestError | None:
-        error = event.error
+    def _judge_error(self, message: Any) -> OutOfRange | IngestError | None:
+        error = message.error()
         if error.code() == KafkaError._AUTO_OFFSET_RESET:
-            return OutOfRange(event.partition, event.offset)
+            return OutOfRange(message.partition(), message.offset())
         if error.fatal() or error.code() in _MEMBERSHIP_LOST:
             return Fenced(f"the client of topic {self._topic} cannot go on: {error.str()}")
         if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART,
@@ -408,7 +391,6 @@ class KafkaSource:
 
     def close(self) -> None:
         """See `Source`; a broker that is away must not hold up a stop."""
-        self._reader.close()
         closing = threading.Thread(target=self._consumer.close, name="close", daemon=True)
         closing.start()
         closing.join(CLOSE_LIMIT_S)
@@ -442,6 +424,52 @@ def group_instance_id(instance_id: str, topic: str) -> str:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:32]
     return f"{name[:GROUP_INSTANCE_CHARS_MAX - 33]}-{digest}"
+
+
+def _batch(messages: list[Message]) -> Batch:
+    unreadable = frozenset()
+    try:
+        # Through `map`, which looks whether a call left an error behind: where the interpreter
+        # has specialised a call of this method, it does not, and the error comes up anywhere.
+        headers = list(map(Message.headers, messages))
+    except SystemError:
+        headers, unreadable = _headers_one_by_one(messages)
+    # `map` of a method costs half of a comprehension, and every message pays for six of them.
+    return Batch(
+        list(map(Message.partition, messages)), list(map(Message.offset, messages)),
+        [None if kind == TIMESTAMP_NOT_AVAILABLE else milliseconds
+         for kind, milliseconds in map(Message.timestamp, messages)],
+        list(map(Message.key, messages)), list(map(Message.value, messages)), headers, unreadable)
+
+
+def _headers_one_by_one(messages: list[Message]) -> tuple[list, frozenset[tuple[int, int]]]:
+    headers, unreadable = [], set()
+    for message in messages:
+        found = _readable_headers(message)
+        if found is _UNREADABLE:
+            unreadable.add((message.partition(), message.offset()))
+            found = None
+        headers.append(found)
+    return headers, frozenset(unreadable)
+
+
+_UNREADABLE = object()
+
+
+def _readable_headers(message: Message) -> Any:
+    """A message's headers, or _UNREADABLE when one of the names is not UTF-8.
+
+    The client then gives an error the first time and, every further time, a list with holes:
+    tuples whose first place is NULL, which end the process when they are touched.  Asking the
+    garbage collector what a tuple refers to leaves holes out, and touches none.
+    """
+    try:
+        found = next(map(Message.headers, [message]))
+    except SystemError:
+        return _UNREADABLE
+    if found and len(gc.get_referents(*found)) != 2 * len(found):
+        return _UNREADABLE
+    return found
 
 
 def _quiet_logger() -> logging.Logger:

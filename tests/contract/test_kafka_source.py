@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pytest
 from confluent_kafka import Producer
@@ -15,6 +15,7 @@ from tests.fakes.config import make_config
 from tests.fakes.source import MemorySource, MemoryTopic
 from tests.services import KafkaService
 from tests.waiting import wait_until
+from workers.batch import Batch
 from workers.kafka_source import (
     SESSION_TIMEOUT_MS, KafkaSource, OutOfRange, Source, group_instance_id,
 )
@@ -46,8 +47,8 @@ def memory_rig() -> Rig:
     return Rig(MemorySource(topic), produce, lambda p, low: topic.firsts.update({p: low}), [])
 
 
-def real_rig(kafka: KafkaService, topic: str, reader: str) -> Rig:
-    """Give a consumer of a new topic with two partitions, with one of the two readers."""
+def real_rig(kafka: KafkaService, topic: str) -> Rig:
+    """Give a consumer of a new topic with two partitions."""
     kafka.create_topic(topic, partitions=2)
     producer = Producer({"bootstrap.servers": kafka.bootstrap, "acks": "all"})
 
@@ -57,45 +58,35 @@ def real_rig(kafka: KafkaService, topic: str, reader: str) -> Rig:
         assert producer.flush(JOIN_S) == 0
 
     config = make_config((topic,), {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap,
-                                    "KAFKA_GROUP_ID": f"group-{topic}",
-                                    "KAFKA_READER": reader})
+                                    "KAFKA_GROUP_ID": f"group-{topic}"})
     failures: list[str] = []
     source = KafkaSource(config.kafka, config.limits, topic, "0", failures.append)
     return Rig(source, produce, lambda p, low: kafka.delete_records(topic, {p: low}) and None,
                failures)
 
 
-@pytest.fixture(params=["memory", "columns", "messages"])
+@pytest.fixture(params=["memory", "kafka"])
 def rig(request: pytest.FixtureRequest, topic_names: TopicNames) -> Iterator[Rig]:
     """Give an empty topic with two partitions and its consumer."""
     if request.param == "memory":
         made = memory_rig()
     else:
-        made = real_rig(request.getfixturevalue("kafka"), topic_names()[0], request.param)
+        made = real_rig(request.getfixturevalue("kafka"), topic_names()[0])
     yield made
     made.source.close()
 
 
-@dataclass
-class Messages:
-    """What was read, column by column."""
-
-    partitions: list[int] = field(default_factory=list)
-    offsets: list[int] = field(default_factory=list)
-    values: list[bytes | None] = field(default_factory=list)
-
-
-def read(source: Source, count: int) -> Messages:
+def read(source: Source, count: int) -> Batch:
     """Poll until `count` messages came, and no more; errors and gaps must not come."""
-    found = Messages()
+    found = Batch()
 
     def is_enough() -> bool:
-        polled = source.poll(count - len(found.offsets), 0.2)
+        polled = source.poll(count - len(found), 0.2)
         assert (polled.error, polled.out_of_range) == (None, ())
-        found.partitions.extend(polled.batch.partitions.to_pylist())
-        found.offsets.extend(polled.batch.offsets.to_pylist())
-        found.values.extend(polled.batch.values.to_pylist())
-        return len(found.offsets) >= count
+        found.partitions.extend(polled.batch.partitions)
+        found.offsets.extend(polled.batch.offsets)
+        found.values.extend(polled.batch.values)
+        return len(found) >= count
 
     wait_until(is_enough, JOIN_S, f"{count} messages were delivered", 0.0)
     return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 from shared.errors import IngestError, KafkaUnavailable, TopicMissing, TopicStopped
 from tests.fakes.faults import Faults
@@ -154,8 +153,7 @@ class MemorySource:
                 raise AssignmentFailed(str(error)) from error
 
     def _fetch(self, messages_max: int) -> tuple[Batch, tuple[OutOfRange, ...]]:
-        taken: list[tuple[int, int, Entry]] = []
-        gaps = []
+        batch, gaps = Batch(), []
         for partition in sorted(self._next.keys() - self._stuck):
             offset = self._next[partition]
             if not self.topic.low(partition) <= offset <= self.topic.high(partition):
@@ -165,13 +163,13 @@ class MemorySource:
             while not self.paused and offset < self.topic.high(partition):
                 entry = self.topic.entries[partition][offset]
                 if not entry.control:
-                    if len(taken) >= messages_max:
+                    if len(batch) >= messages_max:
                         break
-                    taken.append((partition, offset, entry))
+                    _put(batch, partition, offset, entry)
                 offset += 1
                 self._delivered[partition] = offset
             self._next[partition] = offset
-        return batch_of(tuple(taken)), tuple(gaps)
+        return batch, tuple(gaps)
 
     def positions(self) -> dict[int, int]:
         """See `Source`."""
@@ -216,11 +214,10 @@ class MemorySource:
         self.closed = True
 
 
-@lru_cache(maxsize=10_000)
-def batch_of(taken: tuple[tuple[int, int, Entry], ...]) -> Batch:
-    """The batch of these (partition, offset, entry); the same object again for the same ones."""
-    entries = [entry for _, _, entry in taken]
-    return Batch.of(
-        [partition for partition, _, _ in taken], [offset for _, offset, _ in taken],
-        [entry.timestamp_ms for entry in entries], [entry.key for entry in entries],
-        [entry.value for entry in entries], [list(entry.headers) or None for entry in entries])
+def _put(batch: Batch, partition: int, offset: int, entry: Entry) -> None:
+    batch.partitions.append(partition)
+    batch.offsets.append(offset)
+    batch.timestamps_ms.append(entry.timestamp_ms)
+    batch.keys.append(entry.key)
+    batch.values.append(entry.value)
+    batch.headers.append(list(entry.headers) or None)

@@ -88,8 +88,20 @@ def read_rows(data: bytes) -> tuple[dict[str, Any], ...]:
     return tuple(rows)
 
 
-@lru_cache(maxsize=REMEMBERED_MAX)
 def remembered(batch: Batch, ingested_at_ms: int, topic: str, service_version: str) -> Decoded:
-    """The real `decode`, asked once for each batch: schedules read the same again and again, and
-    the twin of the source gives the same batch for the same messages."""
+    """The real `decode`, asked once for each batch: schedules read the same again and again."""
+    return _decoded(
+        tuple(batch.partitions), tuple(batch.offsets), tuple(batch.timestamps_ms),
+        tuple(batch.keys), tuple(batch.values),
+        tuple(row and tuple(row) for row in batch.headers), ingested_at_ms, topic,
+        service_version)
+
+
+@lru_cache(maxsize=REMEMBERED_MAX)
+def _decoded(
+    partitions: tuple, offsets: tuple, timestamps_ms: tuple, keys: tuple, values: tuple,
+    headers: tuple, ingested_at_ms: int, topic: str, service_version: str,
+) -> Decoded:
+    batch = Batch(list(partitions), list(offsets), list(timestamps_ms), list(keys), list(values),
+                  [row and list(row) for row in headers])
     return decode(batch, ingested_at_ms, topic, service_version)

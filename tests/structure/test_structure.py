@@ -26,8 +26,7 @@ MAY_IMPORT = {
 """Package -> ours it may import; the benchmark and the demo look at the service from outside."""
 
 ONE_PLACE = {
-    "confluent_kafka": {"workers/kafka_source.py", "workers/kafka_reader.py",
-                        "workers/kafka_columns.py", "demo/broker.py", "demo/feeder.py"},
+    "confluent_kafka": {"workers/kafka_source.py", "demo/broker.py", "demo/feeder.py"},
     "deltalake": {"workers/delta_table.py", "demo/lake.py"},
     "obstore": {"shared/object_store.py"},
     "flask": {"healthcheck/app.py", "healthcheck/headers.py"},
@@ -39,8 +38,8 @@ ONE_PLACE = {
 PURE = (
     "shared/protocol.py", "shared/records.py", "shared/layout.py", "shared/naming.py",
     "shared/errors.py", "shared/exit_codes.py", "workers/decoder.py", "workers/ranges.py",
-    "workers/batch.py", "workers/schemas.py", "workers/record_headers.py", "shared/memory.py",
-    "workers/loan.py", "workers/appetite.py", "supervisor/respawn.py", "healthcheck/verdict.py",
+    "workers/batch.py", "workers/schemas.py", "shared/memory.py", "workers/loan.py",
+    "workers/appetite.py", "supervisor/respawn.py", "healthcheck/verdict.py",
 )
 IMPURE_MODULES = {
     "os", "time", "socket", "subprocess", "threading", "logging", "pathlib", "random", "sys",

@@ -14,13 +14,12 @@ runs = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4)), max_size=12)
 def test_extents_hold_first_last_and_count_of_each_partition(drawn: list[tuple[int, int]]) -> None:
     """Positions move by them, so one message overlooked would be a row lost or doubled."""
     ends = {partition: 100 * partition for partition in range(4)}
-    partitions, offsets = [], []
+    batch = Batch()
     for partition, length in drawn:
         for _ in range(length):
-            partitions.append(partition)
-            offsets.append(ends[partition])
+            batch.partitions.append(partition)
+            batch.offsets.append(ends[partition])
             ends[partition] += 1
-    batch = Batch.of(partitions, offsets)
     expected = {
         Extent(partition, 100 * partition, ends[partition] - 1, ends[partition] - 100 * partition)
         for partition in range(4) if ends[partition] > 100 * partition}

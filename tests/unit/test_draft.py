@@ -31,7 +31,7 @@ def make(
 def take(draft: Draft, first: int, values: list[bytes | None], now_ms: int = EVENING_MS) -> None:
     """Read `values` of partition 0 from offset `first` on."""
     count = len(values)
-    batch = Batch.of([0] * count, [*range(first, first + count)], [None] * count, [None] * count,
+    batch = Batch([0] * count, [*range(first, first + count)], [None] * count, [None] * count,
                   values, [None] * count)
     draft.take(batch, decode(batch, now_ms, "orders", "1"), now_ms)
 

@@ -30,7 +30,7 @@ def batch(offsets: list[int], timestamps: list[int | None]) -> pa.RecordBatch:
     """The rows of one row group."""
     count = len(offsets)
     found = decode(
-        Batch.of([0] * count, offsets, timestamps, [None] * count, [b"{}"] * count, [None] * count),
+        Batch([0] * count, offsets, timestamps, [None] * count, [b"{}"] * count, [None] * count),
         NOW_MS, "orders", "1").rows
     assert found is not None
     return found

@@ -22,7 +22,7 @@ ROW_GROUP_BYTES = 10_000
 def rows(first: int, count: int, timestamps: list[int | None] | None = None) -> pa.RecordBatch:
     """Decode `count` messages of partition 2 from offset `first` on."""
     found = decode(
-        Batch.of([2] * count, [*range(first, first + count)], timestamps or [NOW_MS - 5] * count,
+        Batch([2] * count, [*range(first, first + count)], timestamps or [NOW_MS - 5] * count,
               [b"k"] * count, [b'{"n": %d}' % n for n in range(count)], [None] * count),
         NOW_MS, "orders", "1").rows
     assert found is not None
@@ -106,7 +106,7 @@ def test_small_batches_are_gathered_into_row_groups_of_the_configured_size() -> 
 
 def test_a_dead_letter_file_keeps_its_own_columns() -> None:
     """Its `value` is bytes, whatever they are."""
-    found = decode(Batch.of([0], [7], [None], [None], [b"\xff"], [None]), NOW_MS, "orders", "1").dead
+    found = decode(Batch([0], [7], [None], [None], [b"\xff"], [None]), NOW_MS, "orders", "1").dead
     assert found is not None
     file = ParquetFile(DLQ, DLQ_FILE, "2026-01-31", ROW_GROUP_BYTES)
     file.append(found, found.nbytes)

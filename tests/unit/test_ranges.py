@@ -85,7 +85,7 @@ def test_joining_refuses_a_hole_and_an_overlap() -> None:
 def test_a_batch_at_or_behind_the_position_is_taken_in_any_mix_of_partitions() -> None:
     """Kafka may leave offsets out; it may not go back."""
     book = RangeBook({0: 5, 1: 7})
-    book.check(Batch.of([1, 0, 1, 0], [9, 5, 10, 6]).extents)
+    book.check(Batch([1, 0, 1, 0], [9, 5, 10, 6]).extents)
     book.advance({0: 7, 1: 11}, {0: 2, 1: 2}, {}, {})
     assert book.ends == {0: 7, 1: 11}
 
@@ -99,7 +99,7 @@ def test_an_offset_before_the_position_or_given_twice_is_refused(
     """A message delivered twice must never become two rows."""
     book = RangeBook({0: 5, 1: 7})
     with pytest.raises(OffsetRegression, match="expected .* or later"):
-        book.check(Batch.of(partitions, offsets).extents)
+        book.check(Batch(partitions, offsets).extents)
 
 
 def test_a_position_never_moves_back() -> None:

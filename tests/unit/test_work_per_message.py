@@ -28,7 +28,7 @@ BLOCKS_MAX = 300
 def batch(first: int, count: int) -> Batch:
     """Messages of four partitions, in runs as the client gives them."""
     places = [(place * 4 // count, first + place % (count // 4)) for place in range(count)]
-    return Batch.of(
+    return Batch(
         [partition for partition, _ in places], [offset for _, offset in places],
         [NOW_MS] * count, [b"key"] * count,
         [b'{"id": %d, "name": "a value of some length"}' % place for place in range(count)],
