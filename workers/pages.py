@@ -40,6 +40,11 @@ class Tidier:
         self._clock = clock
         self._forget_at = 0.0
 
+    def after_start(self) -> None:
+        """Opening tables has read the code that a commit reads, and made and dropped their logs."""
+        forget_clean_pages()
+        give_back_free_heap()
+
     def after_flush(self) -> None:
         """What a batch, a row group and a file needed is free now."""
         give_back_free_heap()

@@ -307,6 +307,7 @@ class Worker:
         self._joined = True
         self._slot.set_report(Report.STARTED, self._p.incarnation)
         self._p.wake_supervisor()
+        self._p.tidier.after_start()
         return starts
 
     def _on_revoke(self, partitions: tuple[int, ...]) -> None:

@@ -11,8 +11,12 @@ class IdleTidier(Tidier):
 
     def __init__(self) -> None:
         super().__init__(FakeClock())
-        self.flushes = self.commits = 0
+        self.starts = self.flushes = self.commits = 0
         self.private_bytes: int | None = None
+
+    def after_start(self) -> None:
+        """See `Tidier`."""
+        self.starts += 1
 
     def after_flush(self) -> None:
         """See `Tidier`."""
