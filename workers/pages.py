@@ -45,7 +45,7 @@ class Tidier:
         forget_clean_pages()
         give_back_free_heap()
 
-    def after_flush(self) -> None:
+    def after_upload(self) -> None:
         """What a batch, a row group and a file needed is free now."""
         give_back_free_heap()
 

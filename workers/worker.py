@@ -436,7 +436,7 @@ class Worker:
         self._slot.count(Report.BYTES_UPLOADED, prepared.bytes)
         self._prepared.append(prepared)
         self._draft = self._new_draft(self._draft.book.ends)
-        self._p.tidier.after_flush()
+        self._p.tidier.after_upload()
 
     def _manifest(self) -> Manifest:
         flaws: dict[str, int] = {}
@@ -482,11 +482,14 @@ class Worker:
         self._appetite.saw(len(batch), decoded.bytes)
         if decoded.dead_of and not self._config.dlq_enabled:
             self._apply_malformed_policy(decoded)
+        sent_before = self._draft.sent
         try:
             self._draft.take(batch, decoded, now_ms)
         except StorageUnavailable:
             self._upload_failed()
             raise
+        if self._draft.sent > sent_before:
+            self._p.tidier.after_upload()
         self._read_retry.worked()
         self._read_at = self._clock.monotonic()
         self._slot.count(Report.MESSAGES_CONSUMED, len(batch))

@@ -11,16 +11,16 @@ class IdleTidier(Tidier):
 
     def __init__(self) -> None:
         super().__init__(FakeClock())
-        self.starts = self.flushes = self.commits = 0
+        self.starts = self.uploads = self.commits = 0
         self.private_bytes: int | None = None
 
     def after_start(self) -> None:
         """See `Tidier`."""
         self.starts += 1
 
-    def after_flush(self) -> None:
+    def after_upload(self) -> None:
         """See `Tidier`."""
-        self.flushes += 1
+        self.uploads += 1
 
     def after_commit(self) -> int | None:
         """See `Tidier`."""

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from shared.config_parse import TOPICS_MAX
 from shared.memory import (
     BATCH_COPIES, FILE_COPIES, FIXED_BYTES, FLOOR_BYTES, KIB, LIMIT_MB_MAX, MB,
-    MESSAGE_BYTES_UNKNOWN, MIB, SCALE_MIN, SEND_EARLY_BYTES, WORKER_BASE_BYTES, MemoryPlan,
+    MESSAGE_BYTES_UNKNOWN, MIB, ROW_GROUP_BEST_BYTES, SCALE_MIN, SEND_EARLY_BYTES,
+    WORKER_BASE_BYTES, MemoryPlan,
     TooLittleMemory, least_limit_mb, need, plan,
 )
 
@@ -30,7 +31,7 @@ def plans(draw: st.DrawFn) -> tuple[int, MemoryPlan]:
 def test_eight_topics_in_the_default_limit_get_the_best_sizes() -> None:
     """Those that everything was measured with."""
     found = plan(256, 8)
-    assert (found.row_group_bytes, found.upload_bytes) == (512 * KIB, 2 * MIB)
+    assert (found.row_group_bytes, found.upload_bytes) == (256 * KIB, 2 * MIB)
     assert (found.kafka_queue_kilobytes, found.consume_batch_messages) == (512, 1000)
     assert found.worker_share_bytes == 27 * MB
 
@@ -69,7 +70,7 @@ def test_half_of_all_files_fits_the_budget(planned: tuple[int, MemoryPlan]) -> N
 def test_the_least_limit_will_do_and_less_will_not(topics: int) -> None:
     """The fault names it, so it must be right."""
     least = least_limit_mb(topics)
-    assert plan(least, topics).row_group_bytes >= SCALE_MIN * 512 * KIB - 1
+    assert plan(least, topics).row_group_bytes >= SCALE_MIN * ROW_GROUP_BEST_BYTES - 1
     with pytest.raises(TooLittleMemory) as raised:
         plan(least - 1, topics)
     assert raised.value.least_mb == least

@@ -1075,9 +1075,9 @@ def test_memory_is_given_back_after_each_flush_and_each_commit(rig: WorkerRig) -
     """What a cycle took is of no use until the next one."""
     rig.topic.add(0, *values(3))
     rig.start()
-    assert (rig.tidier.starts, rig.tidier.flushes, rig.tidier.commits) == (1, 0, 0)
+    assert (rig.tidier.starts, rig.tidier.uploads, rig.tidier.commits) == (1, 0, 0)
     rig.cycle()
-    assert (rig.tidier.starts, rig.tidier.flushes, rig.tidier.commits) == (1, 1, 1)
+    assert (rig.tidier.starts, rig.tidier.uploads, rig.tidier.commits) == (1, 1, 1)
 
 
 def test_partitions_given_twice_are_refused(rig: WorkerRig) -> None:
