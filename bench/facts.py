@@ -18,7 +18,7 @@ from tests.services.install import KAFKA_VERSION, MINIO_VERSION
 
 LIBRARIES = ("confluent-kafka", "deltalake", "pyarrow", "obstore", "msgspec")
 GIT_TIMEOUT_S = 10
-OUTPUTS = ("docs/benchmarks.md", "docs/images", "bench/results")
+OUTPUTS = ("docs/benchmarks.md", "docs/benchmarks-peers.md", "docs/images", "bench/results")
 """Written by the benchmark itself, so they do not make a checkout dirty."""
 GIB = 1024**3
 

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
