@@ -495,9 +495,9 @@ def test_without_dlq_a_malformed_message_stops_its_topic_or_is_counted(
         ls.wait_for_position(service, lake, bad, 5, timeout_s=ls.START_S)
         service.wait_healthy(10)
         assert ls.metric(service, "bronze_messages_skipped_total", topic=bad) == 3
-        # The first messages of a topic come one by one, so each kind has a line of its own.
-        told = sorted(line["flaws"] for line in service.log_events("messages_skipped"))
-        assert told == ["empty 1", "encoding 1", "json 1"]
+        # A line tells of one batch, and the first of a topic are small.
+        told = [line["flaws"] for line in service.log_events("messages_skipped")]
+        assert sorted(", ".join(told).split(", ")) == ["empty 1", "encoding 1", "json 1"]
     assert ls.offsets_of(ls.rows(lake, bad)) == [0, 2]
     assert sum(part.get("skipped", 0) for part in ls.ranges(lake, bad)) == 3
     assert not (Path(lake.uri) / dlq_table(bad)).exists()
