@@ -17,8 +17,9 @@ from pathlib import Path
 from shared.clock import SystemClock
 
 MADV_DONTNEED = 4
-FORGET_INTERVAL_S = 10.0
-"""Looking for clean pages takes some milliseconds; a cycle may be shorter than a second."""
+FORGET_INTERVAL_S = 5.0
+"""Looking for clean pages takes some milliseconds; a cycle may be shorter than a second.  Half of
+the usual cycle: with the whole, every second commit would come just before it is over."""
 
 _PRIVATE = re.compile(r"^Private_Dirty:\s+(\d+) kB$", re.MULTILINE)
 POOL_BYTES = 16384

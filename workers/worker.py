@@ -51,10 +51,11 @@ POLL_S = 0.1
 """How long a turn waits for messages; also how late a flush order is noticed."""
 IDLE_POLL_S, IDLE_AFTER_S = 0.25, 2.0
 """The same when nothing came for a while: a service without messages should cost nothing."""
-WAITING_POLL_S = 0.01
-"""The same right after a vote, when the decision is milliseconds away."""
-WAITING_SHORT_S = 2.0
-"""After this long without a decision the store is away, and turns may be long again."""
+FLUSH_TURN_S = 0.01
+"""How long a turn lasts between a vote and the end of the flush, for so long nothing is read:
+commits bring 30 MB of library code back, and the batches' memory is free for it meanwhile."""
+FLUSH_WAIT_S = 2.0
+"""A flush that takes longer is held up, and reading goes on."""
 LAG_INTERVAL_S = 1.0
 OFFSETS_RETRY_S = 5.0
 """Kafka's offsets are repeated after this while they lag behind the table."""
@@ -89,7 +90,6 @@ class BallotOut:
     cycle_id: int
     manifest: Manifest
     parts: list[Prepared]
-    cast_at: float
     orphaned: bool = False
 
 
@@ -153,6 +153,7 @@ class Worker:
         self._out: BallotOut | None = None
         self._owed: Owed | None = None
         self._voted_cycle = 0
+        self._voted_at = 0.0
         self._rolled_through = 0
         self._finished = Finished()
         self._restart = Restart.NO
@@ -390,6 +391,7 @@ class Worker:
             self._reporter.error(error)
         finally:
             self._slot.cast(Ballot(cycle_id, vote))
+            self._voted_at = self._clock.monotonic()
             self._p.wake_supervisor()
 
     def _prepare(self, cycle_id: int) -> Vote:
@@ -417,7 +419,7 @@ class Worker:
         if len(content) > self._slot.manifest.capacity:
             raise ManifestTooLarge(f"{len(content)} bytes, {len(manifest.files)} files")
         self._slot.manifest.write(content)
-        self._out = BallotOut(cycle_id, manifest, self._prepared, self._clock.monotonic())
+        self._out = BallotOut(cycle_id, manifest, self._prepared)
         self._prepared = []
         return Vote.PREPARED
 
@@ -455,6 +457,9 @@ class Worker:
         if not self._started:
             self._clock.sleep(POLL_S)
             return
+        if self._is_in_flush():
+            self._clock.sleep(FLUSH_TURN_S)
+            return
         self._pause_or_resume()
         try:
             polled = self._p.source.poll(self._appetite.messages(), self._poll_timeout())
@@ -469,10 +474,14 @@ class Worker:
         if polled.error is not None:
             raise polled.error
 
+    def _is_in_flush(self) -> bool:
+        """Whether the flush that was voted on is under way, and has not taken long."""
+        cycle_id, phase = self._p.block.phase()
+        return (cycle_id == self._voted_cycle and phase is not Phase.CONSUMING
+                and self._clock.monotonic() - self._voted_at < FLUSH_WAIT_S)
+
     def _poll_timeout(self) -> float:
         now = self._clock.monotonic()
-        if self._out is not None:
-            return WAITING_POLL_S if now - self._out.cast_at < WAITING_SHORT_S else POLL_S
         return IDLE_POLL_S if now - self._read_at >= IDLE_AFTER_S else POLL_S
 
     def _take(self, batch: Batch) -> None:

@@ -21,7 +21,8 @@ from shared.records import BRONZE, DLQ, Lost
 from tests.fakes.faults import FOREVER, When
 from tests.fakes.source import Entry
 from tests.fakes.worker_rig import FOLDERS, TOPIC, WorkerRig
-from workers.kafka_source import AssignmentFailed, Polled
+from workers.kafka_source import AssignmentFailed
+from workers.worker import FLUSH_WAIT_S, Polled
 from workers.ranges import OffsetRegression
 
 
@@ -315,6 +316,38 @@ def test_a_failed_upload_does_not_cost_what_is_already_prepared(rig: WorkerRig) 
     assert rig.slot.report(Report.MESSAGES_CONSUMED) == 7
 
 
+def test_nothing_is_read_between_a_vote_and_the_end_of_a_flush_that_goes_well(
+    tmp_path: Path
+) -> None:
+    """Commits bring library code back to memory; what a batch takes is free for it meanwhile."""
+    rig = WorkerRig(tmp_path)
+    rig.topic.add(0, *values(3))
+    rig.start()
+    rig.flush()
+    rig.topic.add(0, *values(2))
+    rig.turn(3)
+    assert rig.slot.report(Report.MESSAGES_CONSUMED) == 3
+    rig.decide()
+    rig.turn(3)
+    assert rig.offsets() == [0, 1, 2]
+    assert rig.slot.report(Report.MESSAGES_CONSUMED) == 3
+    rig.consume()
+    rig.turn()
+    assert rig.slot.report(Report.MESSAGES_CONSUMED) == 5
+
+
+def test_reading_goes_on_while_a_flush_is_held_up(tmp_path: Path) -> None:
+    """A store that is away for minutes must not let Kafka's retention come nearer."""
+    rig = WorkerRig(tmp_path)
+    rig.topic.add(0, *values(3))
+    rig.start()
+    rig.flush()
+    rig.topic.add(0, *values(2))
+    rig.clock.advance(FLUSH_WAIT_S)
+    rig.turn()
+    assert rig.slot.report(Report.MESSAGES_CONSUMED) == 5
+
+
 def test_a_failed_upload_while_a_vote_is_out_does_not_touch_the_vote(tmp_path: Path) -> None:
     """A prepared worker may not withdraw."""
     rig = WorkerRig(tmp_path, upload_bytes=1, row_group_bytes=1)
@@ -324,6 +357,7 @@ def test_a_failed_upload_while_a_vote_is_out_does_not_touch_the_vote(tmp_path: P
     number = rig.record()
     rig.store.faults.order("send", FOLDERS[BRONZE])
     rig.topic.add(0, *values(2))
+    rig.clock.advance(FLUSH_WAIT_S)
     rig.turn()
     assert rig.slot.report(Report.UPLOAD_FAILURES) == 1
     rig.rest()
