@@ -21,9 +21,9 @@ from shared.records import BRONZE, DLQ, Lost
 from tests.fakes.faults import FOREVER, When
 from tests.fakes.source import Entry
 from tests.fakes.worker_rig import FOLDERS, TOPIC, WorkerRig
-from workers.kafka_source import AssignmentFailed
-from workers.worker import FLUSH_WAIT_S, Polled
+from workers.kafka_source import AssignmentFailed, Polled
 from workers.ranges import OffsetRegression
+from workers.worker import FLUSH_WAIT_S
 
 
 @pytest.fixture
