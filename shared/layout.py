@@ -129,6 +129,7 @@ class Paused(IntEnum):
     CARRY_OVER_FULL = 2
     BACKING_OFF = 3
     BUDGET = 4
+    STARTING = 5
 
 
 class Histogram(IntEnum):

@@ -561,6 +561,9 @@ class Worker:
         files = self._draft.sent + sum(len(part.files) for part in carried)
         if self._restart is not Restart.NO or self._clock.monotonic() < self._read_retry.at:
             return Paused.BACKING_OFF
+        if self._p.block.phase()[1] is Phase.RECOVERING:
+            # Opening tables takes as much memory as reading; whoever reads early has both at once.
+            return Paused.STARTING
         if (files >= limits.carry_over_files_max
                 or sum(part.bytes for part in carried) >= limits.carry_over_bytes_max):
             return Paused.CARRY_OVER_FULL

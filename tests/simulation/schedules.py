@@ -83,7 +83,7 @@ def of_seed(seed: int) -> Schedule:
         seed=seed, partitions=partitions, turns=turns, events=tuple(events),
         faults=tuple((number, drawn.choice(ANYWHERE)) for number in sorted(numbers)),
         shuffled=drawn.random() < 0.7, reads=drawn.random() < 0.2, batch=drawn.choice((2, 2, 5)),
-        dlq_enabled=drawn.random() < 0.85, tight=tight,
+        dlq_enabled=drawn.random() < 0.85, tight=tight, reads_on=seed % 2 == 0,
         gap_policy=GapPolicy.CONTINUE,
         records_kept=3 if trims else RECORDS_KEPT_MIN, trim_interval_s=3.0 if trims else 600.0,
         watch_interval_s=4.0 if trims else 30.0)

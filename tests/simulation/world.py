@@ -65,7 +65,8 @@ class Schedule:
 
     partitions: of each topic.  turns: rounds before everything heals.  shuffled: the seed also
     draws the order in which processes turn.  reads: positions read count as requests.  tight: there
-    is next to no memory to borrow.
+    is next to no memory to borrow.  reads_on: workers read while a flush goes on, as they do when it
+    is held up.
     """
 
     seed: int = 0
@@ -78,6 +79,7 @@ class Schedule:
     batch: int = 3
     dlq_enabled: bool = True
     tight: bool = False
+    reads_on: bool = True
     gap_policy: GapPolicy = GapPolicy.FAIL
     records_kept: int = RECORDS_KEPT_MIN
     trim_interval_s: float = 600.0
@@ -397,6 +399,8 @@ def _apart(world: World) -> Iterator[None]:
               patch.object(workers.worker, "decode", file_twin.remembered),
               patch.object(workers.worker, "SEND_EARLY_BYTES", SEND_EARLY_BYTES),
               patch.object(workers.worker, "RECYCLE_AGE_S", 0.0),
+              patch.object(workers.worker, "FLUSH_WAIT_S",
+                           0.0 if schedule.reads_on else workers.worker.FLUSH_WAIT_S),
               patch.object(file_twin, "numbers", itertools.count()),
               patch.object(workers.assembly, "open_store", lambda lake: world.store),
               patch.object(workers.assembly, "DeltaStore", lambda uri, options: world.tables),

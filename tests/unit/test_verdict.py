@@ -253,6 +253,7 @@ def test_a_stopped_topic_needs_no_worker() -> None:
 
 @pytest.mark.parametrize(("paused", "expected"), [
     (Paused.CYCLE_FULL, []), (Paused.CARRY_OVER_FULL, []), (Paused.BUDGET, []),
+    (Paused.STARTING, []),
     (Paused.BACKING_OFF, [("orders", Code.BACKING_OFF)]),
 ])
 def test_backpressure_is_no_fault_but_backing_off_is(
