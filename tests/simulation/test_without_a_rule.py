@@ -203,7 +203,7 @@ BREAKS: tuple[tuple[Break, str, Schedule | None], ...] = (
     (taken_number_is_not_read, "was decided before", small(72, Mode.ERROR_AFTER)),
     (never_fenced, "did not end", None),
     (dead_votes_count, "is another's", small(57, Mode.FREEZE)),
-    (revoked_is_kept, "do not add up", replace(of_seed(141), reads_on=True)),
+    (revoked_is_kept, "is not 0", of_seed(246)),
     (votes_while_behind, "TornRecord", of_seed(119)),
     (aborted_is_committed, "without a decided record", None),
     (draft_survives_errors, "do not add up", small(22, Mode.ERROR_AFTER)),
