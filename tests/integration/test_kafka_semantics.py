@@ -489,7 +489,8 @@ def test_without_dlq_a_malformed_message_stops_its_topic_or_is_counted(
         assert "json 1" in page["topics"][bad]["last_error"]["message"]
         ls.send(kafka.bootstrap, other, ls.numbered(3))
         ls.wait_for_position(service, lake, other, 3)
-        assert ls.position(lake, bad) == 0
+        # What stands before the first malformed message may have landed; it and the rest may not.
+        assert ls.position(lake, bad) <= 1
         assert service.terminate() == 0
     with Service({**environ, "ON_MALFORMED": "skip"}, 2) as service:
         ls.wait_for_position(service, lake, bad, 5, timeout_s=ls.START_S)
