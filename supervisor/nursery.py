@@ -24,7 +24,7 @@ from multiprocess import connection, forkserver
 from healthcheck import entry as page
 from shared.process_title import set_title
 from workers import entry as worker
-from workers.pages import forget_clean_pages, give_back_free_heap
+from workers.pages import give_back
 
 PRELOAD = [*page.PRELOAD, *worker.PRELOAD]
 """What the forkserver imports once; the workers' part comes last, for it settles the heap, and as
@@ -50,8 +50,7 @@ class Nursery:
         gc.collect()
         # What both have stays as it is: a collector that looks at it would copy it.
         gc.freeze()
-        give_back_free_heap()
-        forget_clean_pages()
+        give_back()
         address = connection.arbitrary_address("AF_UNIX")
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(address)

@@ -31,7 +31,7 @@ from supervisor.place import find_place
 from supervisor.sidecar import Sidecar
 from supervisor.signals import Signals, drain
 from supervisor.systemd import Notifier
-from workers.pages import FORGET_INTERVAL_S, forget_clean_pages
+from workers.pages import Tidier
 
 logger = logging.getLogger("supervisor")
 
@@ -77,7 +77,7 @@ class Supervisor:
         self._stop_at: float | None = None
         self._ready = False
         self._watchdog_at = 0.0
-        self._forget_at = self._last_turn + FORGET_INTERVAL_S
+        self._tidier = Tidier(self._clock)
 
     def run(self) -> ExitCode:
         """Turn until the coordinator reaches a terminal phase."""
@@ -96,7 +96,8 @@ class Supervisor:
                 self._coordinator.advance(self._clock.monotonic())
                 self._tend_sidecar(now)
                 self._tell_systemd()
-                self._tidy()
+                # What the last record's writing has read of the store's library: 4 MB.
+                self._tidier.now_and_then()
             return self._exit_code()
         finally:
             self._shut_down()
@@ -182,12 +183,6 @@ class Supervisor:
         if self._last_turn >= self._watchdog_at:
             self._watchdog_at = self._last_turn + WATCHDOG_S
             self._notifier.watchdog()
-
-    def _tidy(self) -> None:
-        """Forget what the last records' writing has read of the store's library: 4 MB."""
-        if self._last_turn >= self._forget_at:
-            self._forget_at = self._last_turn + FORGET_INTERVAL_S
-            forget_clean_pages()
 
     def _exit_code(self) -> ExitCode:
         phase = self._coordinator.phase

@@ -21,7 +21,6 @@ FORGET_INTERVAL_S = 5.0
 """Looking for clean pages takes some milliseconds; a cycle may be shorter than a second.  Half of
 the usual cycle: with the whole, every second commit would come just before it is over."""
 
-_PRIVATE = re.compile(r"^Private_Dirty:\s+(\d+) kB$", re.MULTILINE)
 POOL_BYTES = 16384
 POOL_HEADER_BYTES = 48
 SMALL_BYTES_MAX = 512
@@ -31,20 +30,29 @@ NEW_POOL_BLOCKS_MAX = 4
 GAPS_BYTES_MAX = 4 * 1024 * 1024
 """There was a twentieth of it; whoever finds more has an allocator of another kind."""
 
+_PRIVATE = re.compile(r"^Private_Dirty:\s+(\d+) kB$", re.MULTILINE)
 _MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S{4}) \S+ \S+ [1-9]\d* +/.*")
 
 
 class Tidier:
-    """Gives a worker's memory back where a cycle leaves it unused."""
+    """Gives a process's memory back where a cycle leaves it unused."""
 
     def __init__(self, clock: SystemClock) -> None:
         self._clock = clock
-        self._forget_at = 0.0
+        self._due_at = 0.0
+
+    def now_and_then(self) -> bool:
+        """Give back what can be, once in an interval; whether it was done now."""
+        now = self._clock.monotonic()
+        if now < self._due_at:
+            return False
+        self._due_at = now + FORGET_INTERVAL_S
+        give_back()
+        return True
 
     def after_start(self) -> None:
         """Opening tables has read the code that a commit reads, and made and dropped their logs."""
-        forget_clean_pages()
-        give_back_free_heap()
+        give_back()
 
     def after_upload(self) -> None:
         """What a batch, a row group and a file needed is free now."""
@@ -55,13 +63,13 @@ class Tidier:
 
         What is left is told, in bytes of this process alone, when it was looked at.
         """
-        now = self._clock.monotonic()
-        if now < self._forget_at:
-            return None
-        self._forget_at = now + FORGET_INTERVAL_S
-        forget_clean_pages()
-        give_back_free_heap()
-        return private_bytes()
+        return private_bytes() if self.now_and_then() else None
+
+
+def give_back() -> None:
+    """Both: clean pages and free heap."""
+    give_back_free_heap()
+    forget_clean_pages()
 
 
 def forget_clean_pages(smaps: Path = Path("/proc/self/smaps")) -> int:

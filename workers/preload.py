@@ -17,7 +17,7 @@ from multiprocess import reduction
 
 from shared.records import BRONZE, DLQ
 from shared.version import SERVICE_VERSION
-from workers.pages import fill_gaps, forget_clean_pages, give_back_free_heap
+from workers.pages import fill_gaps, give_back
 
 # The libraries have left gaps; the workers' own modules come behind them, side by side.
 _fillers = fill_gaps()
@@ -29,6 +29,7 @@ from workers.parquet_file import ParquetFile  # noqa: E402
 from workers.schemas import BRONZE_FILE, DLQ_FILE  # noqa: E402
 
 REHEARSALS = 16
+"""The interpreter specialises a function's code after some calls of it; eight in Python 3.11."""
 
 
 def survive_refused_forks() -> None:
@@ -71,7 +72,7 @@ def rehearse() -> None:
 
 
 def _decoded(batch: Batch) -> list[tuple[str, pa.RecordBatch, pa.Schema]]:
-    """The last of some decodings: the interpreter specialises what it has seen a few times."""
+    """What became of the batch: the rows and the dead letter with their tables."""
     found = [decode(batch, 0, "rehearsal", SERVICE_VERSION) for _ in range(REHEARSALS)][-1]
     return [(BRONZE, found.rows, BRONZE_FILE), (DLQ, found.dead, DLQ_FILE)]
 
@@ -79,8 +80,7 @@ def _decoded(batch: Batch) -> list[tuple[str, pa.RecordBatch, pa.Schema]]:
 survive_refused_forks()
 rehearse()
 gc.collect()
-give_back_free_heap()
-forget_clean_pages()
+give_back()
 # The interpreter's cache of attributes counts a reference to each name: a worker that replaces
 # an entry would write to the old name's page as well.
 sys._clear_type_cache()
