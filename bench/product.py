@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import os
 import signal
 import socket
 import subprocess
@@ -15,6 +14,7 @@ from types import TracebackType
 
 from bench import installation
 from bench.installation import ROOT
+from tests.rig.environment import clean_environment
 from tests.services.ports import free_ports
 
 HOST = "127.0.0.1"
@@ -22,21 +22,16 @@ REQUEST_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 45.0
 NOTE_BYTES_MAX = 4096
 LOG_LINES_IN_ERRORS = 30
-FOREIGN_PREFIXES = (
-    "KAFKA_", "AWS_", "LAKE_", "HEALTH_", "LOG_", "BATCH_", "CYCLE_", "STOP_", "START_", "DLQ_",
-    "STORE_", "CARRY_OVER_", "HEARTBEAT_",
-    "MEMORY_", "ISOLATE_", "GAP_", "PYTHON")
-"""Settings of whoever runs the benchmark; they must not reach what is measured."""
 
 
 class ProductError(Exception):
     """The service ended, or did not do what it is measured for in time."""
 
 
-def clean_environment() -> dict[str, str]:
-    """This process' environment without anything the service or a store's client would read."""
-    return {name: value for name, value in os.environ.items()
-            if not name.startswith(FOREIGN_PREFIXES) and name not in ("INSTANCE_ID",)}
+def measured_environment() -> dict[str, str]:
+    """A clean environment, without settings of the interpreter, too."""
+    return {name: value for name, value in clean_environment().items()
+            if not name.startswith("PYTHON")}
 
 
 def parse_metrics(text: str) -> dict[str, float]:
@@ -68,7 +63,7 @@ class Product:
         self._notes = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         self._notes.bind(str(self._folder / "notify"))
         self._environ = {
-            **clean_environment(), "LOG_FORMAT": "json", "HEALTH_HOST": HOST,
+            **measured_environment(), "LOG_FORMAT": "json", "HEALTH_HOST": HOST,
             "HEALTH_PORT": str(self._port), "NOTIFY_SOCKET": str(self._folder / "notify"),
             **environ}
         self._command = [str(installation.python()), "-m", "supervisor", "--workers", str(workers)]

@@ -19,7 +19,7 @@ from bench import installation
 from bench.installation import ROOT
 from bench.peers import tools
 from bench.processes import Family
-from bench.product import Product, ProductError, clean_environment, committed
+from bench.product import Product, ProductError, committed, measured_environment
 from bench.sampler import Sampler
 
 READY_TIMEOUT_S = 180.0
@@ -135,7 +135,7 @@ def run_loop(name: str, task: Task) -> SystemRun:
         str(installation.python()), "-m", "bench.peers.loop_job", "--bootstrap", task.bootstrap,
         "--group", "bench-peers-loop", "--lake", task.lake, "--topics", ",".join(task.topics),
         "--messages", str(task.messages), "--interval", f"{task.interval_s:g}"]
-    return _run_job(name, task, command, {**clean_environment(), **task.store},
+    return _run_job(name, task, command, {**measured_environment(), **task.store},
                     _folder_for(task, "loop"))
 
 
@@ -156,7 +156,7 @@ def run_spark(name: str, task: Task, spark: Spark, jars: Path) -> SystemRun:
     folder = _folder_for(task, "spark")
     return _run_job(
         name, task, spark_command(task, spark, jars, folder),
-        tools.spark_environment({**clean_environment(), **task.store}), folder)
+        tools.spark_environment({**measured_environment(), **task.store}), folder)
 
 
 def _folder_for(task: Task, kind: str) -> Path:

@@ -25,6 +25,7 @@ from typing import Any
 
 import psutil
 
+from tests.rig.environment import clean_environment
 from tests.services.ports import free_ports
 from tests.waiting import wait_until
 
@@ -36,13 +37,6 @@ GONE_TIMEOUT_S = 10
 FROZEN_TIMEOUT_S = 10
 BODY_BYTES_MAX = 4_000_000
 LOG_LINES_IN_ERRORS = 40
-FOREIGN_PREFIXES = (
-    "KAFKA_", "AWS_", "LAKE_", "HEALTH_", "LOG_", "BATCH_", "CYCLE_", "STOP_", "START_", "DLQ_",
-    "STORE_", "GAP_", "HEARTBEAT_", "CARRY_OVER_", "ISOLATE_", "MEMORY_",
-)  # fmt: skip
-FOREIGN_NAMES = ("INSTANCE_ID", "ON_MALFORMED", "CYCLE_BYTES_MAX", "NOTIFY_SOCKET")
-"""Settings that the shell of the test's user may hold; they must not reach the service."""
-
 SIDECAR_MODULE = "healthcheck"
 BLOCK_OPTION = "--block"
 
@@ -76,13 +70,8 @@ class Service:
         stderr: int | None = None,
     ) -> None:
         (self.port,) = free_ports(1)
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(FOREIGN_PREFIXES) and name not in FOREIGN_NAMES
-        }
         self.environ = {
-            **kept,
+            **clean_environment(),
             "LOG_FORMAT": "json",
             "HEALTH_HOST": HOST,
             "HEALTH_PORT": str(self.port),
