@@ -56,6 +56,8 @@ FLUSH_TURN_S = 0.01
 commits bring 30 MB of library code back, and the batches' memory is free for it meanwhile."""
 FLUSH_WAIT_S = 2.0
 """A flush that takes longer is held up, and reading goes on."""
+UNCOUNTED = (Paused.NO, Paused.STARTING)
+"""Not reading before the service has started is no sign of a limit or a failure."""
 LAG_INTERVAL_S = 1.0
 OFFSETS_RETRY_S = 5.0
 """Kafka's offsets are repeated after this while they lag behind the table."""
@@ -550,9 +552,10 @@ class Worker:
             wanted = Paused.BUDGET
         if wanted is not Paused.NO and self._paused is Paused.NO:
             self._p.source.pause()
-            self._slot.count(Report.PAUSES)
         elif wanted is Paused.NO and self._paused is not Paused.NO:
             self._p.source.resume()
+        if wanted not in UNCOUNTED and self._paused in UNCOUNTED:
+            self._slot.count(Report.PAUSES)
         self._paused = wanted
 
     def _reason_to_pause(self) -> Paused:
