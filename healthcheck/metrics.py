@@ -252,7 +252,8 @@ _READING = (
     Metric("bronze_paused", Kind.GAUGE, ("topic", "cause"),
            "1 while the worker does not read, and why.",
            "Long: cycle_full and carry_over_full mean that commits are slower than the topic; "
-           "budget waits for memory, backing_off follows a failure.", _pauses),
+           "budget waits for memory, starting for other topics, backing_off follows a failure.",
+           _pauses),
     _report("bronze_pauses_total", Kind.COUNTER,
             "Times the worker stopped reading at a limit or after a failure.",
             "Rising steadily: raise MEMORY_LIMIT_MB, or mend what makes commits slow.",
