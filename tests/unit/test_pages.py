@@ -11,8 +11,7 @@ import pytest
 
 from tests.fakes.clock import FakeClock
 from workers.pages import (
-    FORGET_INTERVAL_S, POOL_BYTES, Tidier, clean_mappings, fill_gaps, forget_clean_pages,
-    private_bytes,
+    FORGET_INTERVAL_S, POOL_BYTES, Tidier, clean_mappings, forget_clean_pages, private_bytes,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,33 +88,42 @@ def test_own_memory_grows_with_what_is_taken() -> None:
     assert after - before > 0.9 * len(taken)
 
 
-BLOCK_BYTES = 208
-MADE = 1000
+BLOCK_BYTES, MADE = 208, 1000
+GAPS = f"""
+import sys
+from workers.pages import POOL_BYTES, fill_gaps
+
+def blocks(count):
+    return [bytes({BLOCK_BYTES} - sys.getsizeof(b"")) for _ in range(count)]
+
+def pools():
+    return len({{id(item) // POOL_BYTES for item in blocks({MADE})}})
+
+before = blocks(20 * {MADE})
+del before[::10]  # As an import does: gaps everywhere.
+strewn = pools()
+fillers = fill_gaps()
+print(strewn, pools(), len(fillers))
+"""
 
 
-def _pools_of_new_objects() -> int:
-    """How many pools some objects of one size lie in."""
-    objects = [bytes(BLOCK_BYTES - sys.getsizeof(b"")) for _ in range(MADE)]
-    return len({id(item) // POOL_BYTES for item in objects})
+def told_by_a_new_process(script: str, **environ: str) -> str:
+    """What a script prints in an interpreter whose heap no other test has used."""
+    return subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env={**os.environ, **environ},
+        capture_output=True, text=True, timeout=60, check=True).stdout
 
 
 def test_what_is_made_after_the_gaps_were_filled_lies_together() -> None:
     """Each page with one object of a worker's among others is a page that each worker copies."""
-    before = [bytes(BLOCK_BYTES - sys.getsizeof(b"")) for _ in range(20 * MADE)]
-    del before[::10]  # As an import does: gaps everywhere.
-    strewn = _pools_of_new_objects()
-    fillers = fill_gaps()
-    together = _pools_of_new_objects()
+    strewn, together, fillers = map(int, told_by_a_new_process(GAPS).split())
     fewest = MADE * BLOCK_BYTES // POOL_BYTES
     assert strewn > 5 * fewest
     assert together <= fewest + 2
-    assert len(fillers) > MADE
+    assert fillers > MADE
 
 
 def test_with_an_allocator_of_another_kind_no_gaps_are_filled() -> None:
     """Filling would never come to an end there."""
-    found = subprocess.run(
-        [sys.executable, "-c", "from workers.pages import fill_gaps; print(fill_gaps())"],
-        cwd=ROOT, env={**os.environ, "PYTHONMALLOC": "malloc"}, capture_output=True, text=True,
-        timeout=60, check=True)
-    assert found.stdout == "[]\n"
+    script = "from workers.pages import fill_gaps; print(fill_gaps())"
+    assert told_by_a_new_process(script, PYTHONMALLOC="malloc") == "[]\n"
