@@ -51,11 +51,15 @@ POLL_S = 0.1
 """How long a turn waits for messages; also how late a flush order is noticed."""
 IDLE_POLL_S, IDLE_AFTER_S = 0.25, 2.0
 """The same when nothing came for a while: a service without messages should cost nothing."""
-FLUSH_TURN_S = 0.01
-"""How long a turn lasts between a vote and the end of the flush, for so long nothing is read:
-commits bring 30 MB of library code back, and the batches' memory is free for it meanwhile."""
+SHORT_TURN_S = 0.01
+"""How long a turn lasts that may not read: between a vote and the end of the flush (commits bring
+30 MB of library code back, and the batches' memory is free for it meanwhile), or with too little
+memory for the next batch."""
 FLUSH_WAIT_S = 2.0
 """A flush that takes longer is held up, and reading goes on."""
+BUDGET_PATIENCE_S = 5.0
+"""Who waits for memory for so long leaves what the client holds ready where it is.  Then the client
+pauses, too; to go on from that, it must ask the broker for everything again."""
 UNCOUNTED = (Paused.NO, Paused.STARTING)
 """Not reading before the service has started is no sign of a limit or a failure."""
 LAG_INTERVAL_S = 1.0
@@ -161,6 +165,8 @@ class Worker:
         self._restart = Restart.NO
         self._gaps: dict[int, OutOfRange] = {}
         self._paused = Paused.NO
+        self._client_is_paused = False
+        self._short_since = 0.0
         self._start_retry, self._read_retry, self._commit_retry = Retry(), Retry(), Retry()
         self._log_limit = RateLimit()
         self._read_at = self._lag_at = 0.0
@@ -460,9 +466,12 @@ class Worker:
             self._clock.sleep(POLL_S)
             return
         if self._is_in_flush():
-            self._clock.sleep(FLUSH_TURN_S)
+            self._clock.sleep(SHORT_TURN_S)
             return
         self._pause_or_resume()
+        if self._paused is Paused.BUDGET and not self._client_is_paused:
+            self._clock.sleep(SHORT_TURN_S)
+            return
         try:
             polled = self._p.source.poll(self._appetite.messages(), self._poll_timeout())
         except RecoverableError:
@@ -550,13 +559,22 @@ class Worker:
             self._loan.rest(self._held())
         elif not self._borrow():
             wanted = Paused.BUDGET
-        if wanted is not Paused.NO and self._paused is Paused.NO:
-            self._p.source.pause()
-        elif wanted is Paused.NO and self._paused is not Paused.NO:
-            self._p.source.resume()
+        self._pause_client(wanted)
         if wanted not in UNCOUNTED and self._paused in UNCOUNTED:
             self._slot.count(Report.PAUSES)
         self._paused = wanted
+
+    def _pause_client(self, wanted: Paused) -> None:
+        now = self._clock.monotonic()
+        if wanted is not Paused.BUDGET:
+            self._short_since = now
+        is_patient = now - self._short_since < BUDGET_PATIENCE_S
+        should_pause = wanted is not Paused.NO and not (wanted is Paused.BUDGET and is_patient)
+        if should_pause and not self._client_is_paused:
+            self._p.source.pause()
+        elif self._client_is_paused and not should_pause:
+            self._p.source.resume()
+        self._client_is_paused = should_pause
 
     def _reason_to_pause(self) -> Paused:
         limits = self._config.limits
