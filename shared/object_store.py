@@ -57,9 +57,6 @@ class ObjectStore(Protocol):
     def delete(self, path: str) -> None:
         """Remove an object; one that is not there is no error."""
 
-    def sync(self, path: str) -> None:
-        """Make a file durable that another library wrote; nothing to do on an object store."""
-
 
 def open_store(lake: LakeConfig) -> ObjectStore:
     """The store of the configured lake; makes no request."""
@@ -128,10 +125,6 @@ class Store:
             except FileNotFoundError:
                 return
         _named("delete", path, delete)
-
-    def sync(self, path: str) -> None:
-        """See `ObjectStore`."""
-        _named("sync", path, lambda: self._sync_file(path))
 
     def _sync_file(self, path: str) -> None:
         if self._root is None:

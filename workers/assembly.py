@@ -7,7 +7,7 @@ from collections.abc import Callable
 from shared.block import Block
 from shared.clock import SystemClock
 from shared.config import Config
-from shared.object_store import open_store
+from shared.object_store import ObjectStore, open_store
 from shared.record_log import RecordLog
 from workers.assignment import Assignment
 from workers.delta_table import DeltaStore
@@ -28,9 +28,8 @@ def build_worker(
     reporter = Reporter(slot, clock, topic)
     source = KafkaSource(config.kafka, config.limits, topic, config.instance_id,
                          on_commit_failure=reporter.offsets_refused)
-    tables = TopicTables(
-        store, DeltaStore(config.lake.uri, config.lake.storage_options()), topic,
-        dlq_enabled=config.dlq_enabled, on_doubt=reporter.doubt)
+    tables = TopicTables(store, _table_store(config, store), topic,
+                         dlq_enabled=config.dlq_enabled, on_doubt=reporter.doubt)
     return Worker(Parts(
         config, topic, assignment.incarnation, block, slot, source, tables, RecordLog(store),
         store, clock, reporter, Tidier(clock), wake_supervisor))
@@ -40,10 +39,13 @@ def roll_forward_only(config: Config, topic: str) -> None:
     """Bring every undone record naming `topic` into its tables."""
     store = open_store(config.lake)
     tables = TopicTables(
-        store, DeltaStore(config.lake.uri, config.lake.storage_options()), topic,
-        dlq_enabled=config.dlq_enabled)
+        store, _table_store(config, store), topic, dlq_enabled=config.dlq_enabled)
     tables.open_existing()
     for number, record in RecordLog(store).tail().cycles.items():
         for manifest in record.manifests:
             if manifest.topic == topic:
                 tables.roll_forward(number, manifest)
+
+
+def _table_store(config: Config, store: ObjectStore) -> DeltaStore:
+    return DeltaStore(config.lake.uri, config.lake.storage_options(), store)

@@ -4,33 +4,41 @@ A handle is a snapshot.  `txn_version` and `commit` speak of the same snapshot: 
 the table moved on is refused, whoever moved it, so what was read before it still holds when it
 lands.  After any error the handle must be refreshed and read again, for every error of a commit
 can mean that it took effect.
+
+The library opens tables and writes checkpoints.  A commit is one object, the next entry of the
+log, put where there is none; decision 0016 says why it is ours.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import uuid
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
+from deltalake import DeltaTable
 from deltalake import Schema as DeltaSchema
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
-from deltalake.transaction import AddAction
+from deltalake.exceptions import DeltaError, TableNotFoundError
 
+from shared.clock import SystemClock
 from shared.errors import (
     CommitConflict, StorageUnavailable, TableMismatch, TableUnavailable, TableVanished,
 )
-from shared.object_store import brief
+from shared.object_store import ObjectStore, brief
 from shared.records import DataFile
+from workers.log_entry import append_entry, entry_path, first_entry, unknown_features
 from workers.schemas import PARTITION_COLUMN
 
 CHECKPOINT_INTERVAL = 20
-"""Commits between two checkpoints of the log; a start reads at most that many log entries."""
-REOPEN_COMMITS = 20
-"""A handle gets slower with each commit; opening it anew costs about what ten commits gain."""
+"""Versions between two checkpoints of the log; a start reads at most that many log entries."""
 
-_HOOKS = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
+_CONFIGURATION = {
+    "delta.checkpointInterval": str(CHECKPOINT_INTERVAL),
+    "delta.dataSkippingStatsColumns":
+        "_kafka_partition,_kafka_offset,_kafka_timestamp,_ingested_at",
+}
 
 
 class Table(Protocol):
@@ -73,42 +81,35 @@ class TableStore(Protocol):
 
 
 class DeltaStore:
-    """`TableStore` on deltalake."""
+    """`TableStore` on deltalake and the store of the same lake."""
 
-    def __init__(self, lake_uri: str, storage_options: Mapping[str, str]) -> None:
+    def __init__(
+        self, lake_uri: str, storage_options: Mapping[str, str], store: ObjectStore
+    ) -> None:
         self._lake_uri = lake_uri
         self._options = dict(storage_options)
+        self._store, self._clock = store, SystemClock()
 
-    def _uri(self, folder: str) -> str:
-        return f"{self._lake_uri}/{folder}"
+    def _snapshot(self, folder: str) -> DeltaSnapshot:
+        return DeltaSnapshot(self._lake_uri, folder, self._options, self._store, self._clock)
 
     def open(self, folder: str) -> DeltaSnapshot | None:
         """See `TableStore`."""
         try:
-            return DeltaSnapshot(self._uri(folder), self._options)
+            return self._snapshot(folder)
         except TableVanished:
             return None
 
     def create(self, folder: str, schema: pa.Schema) -> DeltaSnapshot:
         """See `TableStore`."""
-        try:
-            DeltaTable.create(
-                self._uri(folder), schema, mode="ignore", partition_by=[PARTITION_COLUMN],
-                storage_options=self._options,
-                configuration={
-                    "delta.checkpointInterval": str(CHECKPOINT_INTERVAL),
-                    "delta.dataSkippingStatsColumns":
-                        "_kafka_partition,_kafka_offset,_kafka_timestamp,_ingested_at",
-                })
-        except CommitFailedError:
-            pass
-        except (DeltaError, OSError) as error:
-            raise StorageUnavailable("create table", folder, brief(error)) from error
-        return DeltaSnapshot(self._uri(folder), self._options)
+        entry = first_entry(json.loads(DeltaSchema.from_arrow(schema).to_json()), _CONFIGURATION,
+                            str(uuid.uuid4()), self._clock.unix_ms())
+        self._store.put_if_absent(entry_path(folder, 0), entry)
+        return self._snapshot(folder)
 
     def check(self, folder: str, table: DeltaSnapshot, schema: pa.Schema) -> None:
         """See `TableStore`; columns somebody added are let be when they may be null."""
-        wanted = _fields(DeltaSchema.from_arrow(schema))
+        wanted = _columns(json.loads(DeltaSchema.from_arrow(schema).to_json()))
         found_fields, partition_columns = table.describe()
         faults = [
             f"{name} is {json.dumps(found_fields[name][0]) if name in found_fields else 'missing'}"
@@ -125,18 +126,27 @@ class DeltaStore:
 
 
 class DeltaSnapshot:
-    """`Table` on a deltalake handle that is opened anew every `REOPEN_COMMITS` commits."""
+    """`Table` that is read by deltalake, and moves on with its own commits without it."""
 
-    def __init__(self, uri: str, options: dict[str, str]) -> None:
-        self._uri, self._options = uri, options
-        self._table = self._open()
+    def __init__(
+        self, lake_uri: str, folder: str, options: dict[str, str], store: ObjectStore,
+        clock: SystemClock,
+    ) -> None:
+        self._uri, self._folder, self._options = f"{lake_uri}/{folder}", folder, options
+        self._store, self._clock = store, clock
+        self.refresh()
+
+    def refresh(self) -> None:
+        """See `Table`."""
         self._is_broken = False
         self._txns: dict[str, int | None] = {}
-        self._commits = 0
+        self._table: DeltaTable | None = self._open()
+        self._version = int(self._table.version())
+        self._description = self._describe(self._table)
 
-    def _open(self) -> DeltaTable:
+    def _open(self, version: int | None = None) -> DeltaTable:
         try:
-            return DeltaTable(self._uri, storage_options=self._options)
+            return DeltaTable(self._uri, version=version, storage_options=self._options)
         except TableNotFoundError as error:
             raise TableVanished(f"there is no table at {self._uri}") from error
         except OSError as error:
@@ -144,14 +154,24 @@ class DeltaSnapshot:
         except DeltaError as error:
             raise TableUnavailable(f"table {self._uri} cannot be opened: {brief(error)}") from error
 
+    def _describe(self, table: DeltaTable) -> tuple[dict[str, tuple[Any, bool]], list[str]]:
+        protocol, metadata = table.protocol(), table.metadata()
+        schema = json.loads(table.schema().to_json())
+        unknown = unknown_features(protocol.min_writer_version, protocol.writer_features,
+                                   (*metadata.configuration, *_field_properties(schema)))
+        if unknown:
+            raise TableUnavailable(f"table {self._uri} asks of its writers what this service "
+                                   f"does not know: {', '.join(unknown)}")
+        return _columns(schema), list(metadata.partition_columns)
+
     def describe(self) -> tuple[dict[str, tuple[Any, bool]], list[str]]:
         """Name -> (type, nullable) of the columns, and the partition columns."""
-        return _fields(self._table.schema()), list(self._table.metadata().partition_columns)
+        return self._description
 
     @property
     def version(self) -> int:
         """See `Table`."""
-        return int(self._table.version())
+        return self._version
 
     def txn_version(self, app_id: str) -> int | None:
         """See `Table`; read from the log once per app id and snapshot."""
@@ -159,6 +179,8 @@ class DeltaSnapshot:
             self.refresh()
         if app_id not in self._txns:
             try:
+                if self._table is None:
+                    self._table = self._open(self._version)
                 self._txns[app_id] = self._table.transaction_version(app_id)
             except OSError as error:
                 raise StorageUnavailable("read positions", self._uri, brief(error)) from error
@@ -173,48 +195,50 @@ class DeltaSnapshot:
         self, files: Sequence[DataFile], txns: Mapping[str, int], facts: Mapping[str, Any]
     ) -> None:
         """See `Table`."""
-        target = self.version + 1
-        properties = CommitProperties(
-            custom_metadata={"bronze": dict(facts)}, max_commit_retries=0,
-            app_transactions=[Transaction(app_id, value) for app_id, value in txns.items()])
-        try:
-            self._table.create_write_transaction(
-                [_add_action(file) for file in files], "append", self._table.schema(),
-                commit_properties=properties, post_commithook_properties=_HOOKS)
-        except CommitFailedError as error:
-            raise CommitConflict(f"table {self._uri} version {target}: {brief(error)}") from error
-        except (DeltaError, OSError) as error:
-            raise StorageUnavailable("commit", self._uri, brief(error)) from error
-        self._follow(target, txns)
-
-    def _follow(self, target: int, txns: Mapping[str, int]) -> None:
-        """Move the snapshot to exactly our own commit, or to the newest one when that fails."""
-        self._commits += 1
-        if self._commits % REOPEN_COMMITS == 0:
-            self.refresh()
-            return
-        try:
-            self._table.load_as_version(target)
-        except (DeltaError, OSError) as error:
-            raise StorageUnavailable("load", self._uri, brief(error)) from error
+        self._check_newest_is_there()
+        target = self._version + 1
+        entry = append_entry(files, txns, facts, self._clock.unix_ms())
+        if not self._store.put_if_absent(entry_path(self._folder, target), entry):
+            raise CommitConflict(f"table {self._uri} version {target} is taken")
+        # What the handle holds of the table's log is not needed again, and may be much.
+        self._table = None
+        self._version = target
         self._txns.update(txns)
+        if target % CHECKPOINT_INTERVAL == _checkpoint_turn(self._folder):
+            self._checkpoint()
 
-    def refresh(self) -> None:
-        """See `Table`."""
-        self._txns = {}
-        self._table = self._open()
-        self._is_broken = False
+    def _check_newest_is_there(self) -> None:
+        """Without the entry before it, ours would be that of a table that is gone."""
+        before = self._version
+        if self._store.size(entry_path(self._folder, before)) is not None:
+            return
+        self.refresh()
+        if self._version != before:
+            raise CommitConflict(f"table {self._uri}: version {before} is gone, the newest is "
+                                 f"{self._version}")
+
+    def _checkpoint(self) -> None:
+        try:
+            self._open(self._version).create_checkpoint()
+        except (DeltaError, OSError) as error:
+            raise StorageUnavailable("write checkpoint", self._uri, brief(error)) from error
 
 
-def _add_action(file: DataFile) -> AddAction:
-    return AddAction(
-        path=file.path, size=file.size, partition_values={PARTITION_COLUMN: file.date},
-        modification_time=file.written_at_ms, data_change=True, stats=file.stats)
+def _checkpoint_turn(folder: str) -> int:
+    """At which versions a table's checkpoints come: one table's now, another one's later.
+
+    They take memory, and tables of one service are often at the same version.
+    """
+    return zlib.crc32(folder.encode()) % CHECKPOINT_INTERVAL
 
 
-def _fields(schema: DeltaSchema) -> dict[str, tuple[Any, bool]]:
-    fields = json.loads(schema.to_json())["fields"]
-    return {field["name"]: (_type(field["type"]), field["nullable"]) for field in fields}
+def _columns(schema: Mapping[str, Any]) -> dict[str, tuple[Any, bool]]:
+    return {field["name"]: (_type(field["type"]), field["nullable"]) for field in schema["fields"]}
+
+
+def _field_properties(schema: Mapping[str, Any]) -> Iterator[str]:
+    for field in schema["fields"]:
+        yield from field["metadata"]
 
 
 def _type(kind: Any) -> Any:

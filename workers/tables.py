@@ -168,7 +168,6 @@ class TopicTables:
                 self._on_doubt(error)
                 failed = error
             else:
-                self._store.sync(f"{folder}/_delta_log/{table.version:020d}.json")
                 return
             table.refresh()
             fresh = True

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,12 @@ from deltalake import DeltaTable, write_deltalake
 from shared.errors import (
     CommitConflict, StorageUnavailable, TableMismatch, TableUnavailable, TableVanished,
 )
+from shared.object_store import open_store
 from shared.records import BRONZE, DataFile
 from tests.fakes.config import make_config
 from tests.fakes.tables import MemoryTables
-from workers.delta_table import REOPEN_COMMITS, DeltaStore, TableStore
+from workers.delta_table import CHECKPOINT_INTERVAL, DeltaStore, TableStore
+from workers.log_entry import entry_path
 from workers.schemas import BRONZE_FILE, DLQ_FILE, table_schema
 
 FOLDER = "bronze_orders"
@@ -30,11 +34,16 @@ def lake(request: pytest.FixtureRequest, tmp_path: Path) -> TableStore:
     if request.param == "memory":
         return MemoryTables()
     if request.param == "folder":
-        return DeltaStore(str(tmp_path), {})
+        return folder_store(tmp_path)
     minio = request.getfixturevalue("minio")
     environ = minio.environment(request.getfixturevalue("lake_prefix"))
     config = make_config(environ=environ).lake
-    return DeltaStore(config.uri, config.storage_options())
+    return DeltaStore(config.uri, config.storage_options(), open_store(config))
+
+
+def folder_store(folder: Path) -> DeltaStore:
+    """Open a lake in a folder."""
+    return DeltaStore(str(folder), {}, open_store(make_config(environ={"LAKE_URI": str(folder)}).lake))
 
 
 def a_file(name: str, rows: int = 3) -> DataFile:
@@ -113,7 +122,7 @@ def test_snapshot_does_not_move_by_itself(lake: TableStore) -> None:
 @pytest.fixture
 def folder_lake(tmp_path: Path) -> TableStore:
     """Give a lake in a folder that a test may damage."""
-    return DeltaStore(str(tmp_path), {})
+    return folder_store(tmp_path)
 
 
 def test_table_that_vanished_is_never_made_anew(folder_lake: TableStore, tmp_path: Path) -> None:
@@ -127,20 +136,103 @@ def test_table_that_vanished_is_never_made_anew(folder_lake: TableStore, tmp_pat
     assert folder_lake.open(FOLDER) is None
 
 
+def test_a_commit_behind_a_log_that_was_cut_is_refused(
+    folder_lake: TableStore, tmp_path: Path
+) -> None:
+    """Its entry would make a log with a hole, or hide that positions went back."""
+    table = folder_lake.create(FOLDER, SCHEMA)
+    table.commit((), {"bronze/orders/0": 1}, {})
+    (tmp_path / entry_path(FOLDER, 1)).unlink()
+    with pytest.raises(CommitConflict, match="version 1 is gone, the newest is 0"):
+        table.commit((), {"bronze/orders/0": 2}, {})
+    assert (table.version, table.txn_version("bronze/orders/0")) == (0, None)
+
+
+def test_a_commit_follows_a_checkpoint_whose_entry_was_cleaned_up(
+    folder_lake: TableStore, tmp_path: Path
+) -> None:
+    """A quiet table's log may be nothing but its checkpoint when the next row comes."""
+    table = folder_lake.create(FOLDER, SCHEMA)
+    table.commit((a_file("a"),), {"bronze/orders/0": 3}, {})
+    DeltaTable(tmp_path / FOLDER).create_checkpoint()
+    for version in (0, 1):
+        (tmp_path / entry_path(FOLDER, version)).unlink()
+    table.commit((a_file("b"),), {"bronze/orders/0": 6}, {})
+    fresh = folder_lake.open(FOLDER)
+    assert fresh is not None
+    assert (fresh.version, fresh.txn_version("bronze/orders/0")) == (2, 6)
+
+
 def test_positions_survive_many_commits_and_checkpoints(folder_lake: TableStore, tmp_path: Path) -> None:
-    """A handle is opened anew now and then; no position may get lost on the way."""
+    """The snapshot follows its own commits without reading; no position may get lost on the way."""
     table = folder_lake.create(FOLDER, SCHEMA)
     table.commit((), {"bronze/orders/quiet": 11}, {})
-    for position in range(1, 2 * REOPEN_COMMITS + 2):
+    commits = 2 * CHECKPOINT_INTERVAL + 1
+    for position in range(1, commits + 1):
         table.commit((a_file(f"f{position}"),), {"bronze/orders/0": position}, {})
         assert table.txn_version("bronze/orders/0") == position
     assert table.txn_version("bronze/orders/quiet") == 11
-    assert list((tmp_path / FOLDER / "_delta_log").glob("*.checkpoint.parquet"))
+    log = tmp_path / FOLDER / "_delta_log"
+    checkpoints = sorted(int(path.name[:20]) for path in log.glob("*.checkpoint.parquet"))
+    assert {later - earlier for earlier, later in pairwise(checkpoints)} == {CHECKPOINT_INTERVAL}
     fresh = folder_lake.open(FOLDER)
     assert fresh is not None
-    assert fresh.version == table.version == 2 * REOPEN_COMMITS + 2
-    assert fresh.txn_version("bronze/orders/0") == 2 * REOPEN_COMMITS + 1
+    assert fresh.version == table.version == commits + 1
+    assert fresh.txn_version("bronze/orders/0") == commits
     assert fresh.txn_version("bronze/orders/quiet") == 11
+
+
+def test_a_position_that_was_never_asked_for_is_that_of_the_snapshot(
+    folder_lake: TableStore
+) -> None:
+    """Also after a commit of ours and one of somebody else: a partition may be given to us late."""
+    mine = folder_lake.create(FOLDER, SCHEMA)
+    mine.commit((), {"bronze/orders/0": 1, "bronze/orders/1": 1}, {})
+    other = folder_lake.open(FOLDER)
+    assert other is not None
+    mine.refresh()
+    mine.commit((), {"bronze/orders/0": 2}, {})
+    other.refresh()
+    other.commit((), {"bronze/orders/1": 9}, {})
+    assert mine.txn_version("bronze/orders/1") == 1
+
+
+def test_a_checkpoint_that_fails_is_told_and_its_commit_holds(
+    folder_lake: TableStore, tmp_path: Path
+) -> None:
+    """The caller reads back, as after any error of a commit."""
+    table = folder_lake.create(FOLDER, SCHEMA)
+    log = tmp_path / FOLDER / "_delta_log"
+    (log / "_last_checkpoint").mkdir()
+    told = 0
+    for position in range(1, CHECKPOINT_INTERVAL + 1):
+        try:
+            table.commit((), {"bronze/orders/0": position}, {})
+        except StorageUnavailable as error:
+            assert "checkpoint" in str(error)
+            told += 1
+            table.refresh()
+        assert table.txn_version("bronze/orders/0") == position
+    assert told == 1
+
+
+def test_log_entries_are_what_another_reader_reads(
+    folder_lake: TableStore, tmp_path: Path
+) -> None:
+    """Partition values, statistics and sizes, byte for byte as they were given."""
+    table = folder_lake.create(FOLDER, SCHEMA)
+    file = a_file("a")
+    table.commit((file,), {"bronze/orders/0": 3}, {"record": 1})
+    seen = DeltaTable(tmp_path / FOLDER)
+    adds = seen.get_add_actions(flatten=True)
+    row = {name: adds.column(name)[0].as_py() for name in (
+        "path", "size_bytes", "num_records", "partition._ingestion_date", "modification_time")}
+    assert (row["path"], row["size_bytes"], row["num_records"]) == (file.path, 100, 3)
+    assert str(row["partition._ingestion_date"]) == file.date
+    newest = seen.history(1)[0]
+    assert (newest["operation"], newest["bronze"]) == ("WRITE", {"record": 1})
+    assert newest["engineInfo"].startswith("bronze-ingestion/")
+    assert seen.metadata().configuration["delta.checkpointInterval"] == str(CHECKPOINT_INTERVAL)
 
 
 def test_table_keeps_a_protocol_every_reader_knows(folder_lake: TableStore, tmp_path: Path) -> None:
@@ -182,6 +274,39 @@ def test_existing_table_is_held_to_our_columns(
     else:
         with pytest.raises(TableMismatch, match=fault):
             folder_lake.check(FOLDER, table, SCHEMA)
+
+
+@pytest.mark.parametrize(("protocol", "properties", "unknown"), [
+    ((4, None), {}, None),
+    ((4, None), {"delta.constraints.positive": "value > 0"}, "checkConstraints"),
+    ((6, None), {}, "writer version 6"),
+    ((7, ["appendOnly", "changeDataFeed"]), {}, None),
+    ((7, ["rowTracking", "appendOnly"]), {}, "rowTracking"),
+])
+def test_table_whose_writers_must_do_more_is_not_opened(
+    folder_lake: TableStore, tmp_path: Path, protocol: tuple[int, list[str] | None],
+    properties: dict[str, str], unknown: str | None
+) -> None:
+    """To write by older rules would break the table for those who count on the newer ones."""
+    folder_lake.create(FOLDER, SCHEMA)
+    first = tmp_path / entry_path(FOLDER, 0)
+    actions = [json.loads(line) for line in first.read_text().splitlines()]
+    version, features = protocol
+    for action in actions:
+        if "metaData" in action:
+            action["metaData"]["configuration"] |= properties
+        if "protocol" in action:
+            action["protocol"] = {"minReaderVersion": 1, "minWriterVersion": version} | (
+                {} if features is None else {"writerFeatures": features})
+    first.write_text("\n".join(map(json.dumps, actions)))
+    if unknown is None:
+        table = folder_lake.open(FOLDER)
+        assert table is not None
+        table.commit((a_file("a"),), {"bronze/orders/0": 1}, {})
+        assert DeltaTable(tmp_path / FOLDER).version() == 1
+    else:
+        with pytest.raises(TableUnavailable, match=f"does not know: {unknown}$"):
+            folder_lake.open(FOLDER)
 
 
 def test_a_damaged_log_is_told_apart_from_a_store_that_is_away(

@@ -16,7 +16,6 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
-        self.synced: list[str] = []
         self.faults = Faults(refused)
 
     def put_if_absent(self, path: str, data: bytes) -> bool:
@@ -52,8 +51,3 @@ class MemoryStore:
         """See `ObjectStore`."""
         with self.faults.around("delete", path):
             self.objects.pop(path, None)
-
-    def sync(self, path: str) -> None:
-        """See `ObjectStore`."""
-        with self.faults.around("sync", path):
-            self.synced.append(path)

@@ -57,9 +57,14 @@ MUTANTS = (
         "            if tiling is Tiling.DONE and failed is None and refused is None:\n"
         "                return\n", (TABLES,)),
     Mutant(
-        "the Delta client may try a refused commit again on a newer snapshot",
-        "workers/delta_table.py", "max_commit_retries=0", "max_commit_retries=5",
+        "a commit overwrites the log entry of whoever was first", "workers/delta_table.py",
+        "        if not self._store.put_if_absent(entry_path(self._folder, target), entry):\n",
+        "        if self._store.put(entry_path(self._folder, target), entry):\n",
         ("tests/contract/test_delta_table.py -k folder",)),
+    Mutant(
+        "a commit goes into the log of a table that is gone", "workers/delta_table.py",
+        "        self._check_newest_is_there()\n", "",
+        ("tests/contract/test_delta_table.py -k vanished",)),
     Mutant(
         "dead letters come after the rows", "workers/tables.py",
         "        dlq_version = None\n        if manifest.dead_letter_spans:\n",

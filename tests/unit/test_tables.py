@@ -260,13 +260,6 @@ def test_a_refresh_that_fails_after_a_lost_answer_is_made_good_by_the_next_call(
     assert lake.holds_once(manifest)
 
 
-def test_a_log_entry_is_durable_before_the_call_returns(lake: Lake) -> None:
-    """Kafka's offsets move next; a power cut must not take the rows back."""
-    lake.tables.roll_forward(7, lake.manifest(DEAD, files=BOTH))
-    assert lake.store.synced == [
-        f"{FOLDERS[DLQ]}/_delta_log/{1:020d}.json", f"{FOLDERS[BRONZE]}/_delta_log/{2:020d}.json"]
-
-
 def test_tables_are_made_empty_and_certified(lake: Lake) -> None:
     """Readers find them before the first message, and their loss will be noticed."""
     assert lake.state().paths == lake.state(DLQ).paths == []

@@ -1,0 +1,92 @@
+"""Pure: entries of a Delta log as this service writes them, one JSON action per line.
+
+https://github.com/delta-io/delta/blob/master/PROTOCOL.md#actions has their form.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from shared.records import DataFile
+from shared.version import SERVICE_VERSION
+from workers.schemas import PARTITION_COLUMN
+
+ENGINE = f"bronze-ingestion/{SERVICE_VERSION}"
+READER_VERSION, WRITER_VERSION = 1, 2
+"""What every reader of Delta tables knows."""
+
+_FEATURES_OF_VERSION = {
+    1: (), 2: ("appendOnly", "invariants"), 3: ("appendOnly", "invariants", "checkConstraints"),
+    4: ("appendOnly", "invariants", "checkConstraints", "changeDataFeed", "generatedColumns"),
+}
+_FEATURES_VERSION = 7
+"""The writer version with which a table lists its features."""
+_HARMLESS = frozenset({"appendOnly", "changeDataFeed", "deletionVectors", "timestampNtz"})
+"""Features that ask nothing of who only adds files."""
+_RULES = {"invariants": "delta.invariants", "checkConstraints": "delta.constraints.",
+          "generatedColumns": "delta.generationExpression"}
+"""Features that ask something only where a column or the table has a property of that name."""
+
+
+def entry_path(folder: str, version: int) -> str:
+    """Where the log entry of a table's version lies under the lake."""
+    return f"{folder}/_delta_log/{version:020d}.json"
+
+
+def first_entry(
+    schema: Mapping[str, Any], configuration: Mapping[str, str], table_id: str, now_ms: int
+) -> bytes:
+    """Version 0: an empty table.  schema: a Delta schema; table_id: a fresh UUID."""
+    return _lines(
+        _commit_info("CREATE TABLE", {}, {}, now_ms),
+        {"protocol": {"minReaderVersion": READER_VERSION, "minWriterVersion": WRITER_VERSION}},
+        {"metaData": {
+            "id": table_id, "format": {"provider": "parquet", "options": {}},
+            "schemaString": json.dumps(schema), "partitionColumns": [PARTITION_COLUMN],
+            "configuration": dict(configuration), "createdTime": now_ms}})
+
+
+def append_entry(
+    files: Sequence[DataFile], txns: Mapping[str, int], facts: Mapping[str, Any], now_ms: int
+) -> bytes:
+    """A version that adds `files` and sets `txns`; `facts` are for people who read the log."""
+    return _lines(
+        _commit_info("WRITE", {"mode": "Append", "partitionBy": "[]"},
+                     {"isBlindAppend": True, "bronze": dict(facts)}, now_ms),
+        *({"txn": {"appId": app_id, "version": version}} for app_id, version in txns.items()),
+        *({"add": {
+            "path": file.path, "partitionValues": {PARTITION_COLUMN: file.date},
+            "size": file.size, "modificationTime": file.written_at_ms, "dataChange": True,
+            "stats": file.stats}} for file in files))
+
+
+def unknown_features(
+    writer_version: int, features: Iterable[str] | None, properties: Iterable[str]
+) -> list[str]:
+    """Writer features of a table that ask of an append what is not done here.
+
+    features: as the table lists them; properties: names of the table's and its columns'.
+    """
+    if writer_version == _FEATURES_VERSION:
+        asked = tuple(features or ())
+    elif writer_version in _FEATURES_OF_VERSION:
+        asked = _FEATURES_OF_VERSION[writer_version]
+    else:
+        return [f"writer version {writer_version}"]
+    names = tuple(properties)
+    return [feature for feature in asked if feature not in _HARMLESS
+            and (feature not in _RULES
+                 or any(name.startswith(_RULES[feature]) for name in names))]
+
+
+def _commit_info(
+    operation: str, parameters: Mapping[str, str], more: Mapping[str, Any], now_ms: int
+) -> dict[str, Any]:
+    return {"commitInfo": {"timestamp": now_ms, "operation": operation,
+                           "operationParameters": dict(parameters), "engineInfo": ENGINE, **more}}
+
+
+def _lines(*actions: Mapping[str, Any]) -> bytes:
+    return "\n".join(json.dumps(action, separators=(",", ":")) for action in actions).encode()
