@@ -159,8 +159,12 @@ class Ground:
 
     def objects(self, part: str = "", counts: Callable[[str], bool] = bool) -> int:
         """How many objects lie below a part of the lake whose names count."""
-        return sum(counts(str(entry.object_name)) for entry in self.minio.client().list_objects(
-            self.minio.bucket, prefix=f"{self.name}/{part}", recursive=True))
+        return sum(map(counts, self.object_names(part)))
+
+    def object_names(self, part: str = "") -> list[str]:
+        """All objects below a part of the lake."""
+        return [str(entry.object_name) for entry in self.minio.client().list_objects(
+            self.minio.bucket, prefix=f"{self.name}/{part}", recursive=True)]
 
     def filesystem(self) -> fs.FileSystem:
         """The bucket, as pyarrow reads it."""

@@ -204,7 +204,7 @@ class DeltaSnapshot:
         self._table = None
         self._version = target
         self._txns.update(txns)
-        if target % CHECKPOINT_INTERVAL == _checkpoint_turn(self._folder):
+        if target % CHECKPOINT_INTERVAL == checkpoint_turn(self._folder):
             self._checkpoint()
 
     def _check_newest_is_there(self) -> None:
@@ -224,7 +224,7 @@ class DeltaSnapshot:
             raise StorageUnavailable("write checkpoint", self._uri, brief(error)) from error
 
 
-def _checkpoint_turn(folder: str) -> int:
+def checkpoint_turn(folder: str) -> int:
     """At which versions a table's checkpoints come: one table's now, another one's later.
 
     They take memory, and tables of one service are often at the same version.
