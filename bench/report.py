@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench import plots
+from bench.before import Before, before_and_after, read_first
 from bench.contract import Verdict
 from bench.facts import Facts
 from bench.results import Run, newest, read_all
@@ -29,7 +30,8 @@ def write_page(root: Path) -> list[Path]:
     results = results_of(runs)
     limit_mb = max((run.limit_mb for run in runs.values()), default=0)
     images = plots.charts(results, limit_mb)
-    files = {root / PAGE: as_markdown(runs, newest_profile(root), list(images)),
+    files = {root / PAGE: as_markdown(
+        runs, newest_profile(root), read_first(root), list(images)),
              **{root / IMAGES / name: text for name, text in images.items()}}
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +51,8 @@ def verdicts_of(runs: Mapping[str, Run]) -> list[tuple[str, Verdict]]:
 
 
 def as_markdown(
-    runs: Mapping[str, Run], profile: Profile | None, images: Sequence[str]
+    runs: Mapping[str, Run], profile: Profile | None, before: Before | None,
+    images: Sequence[str],
 ) -> str:
     """The page for readers."""
     parts = [_intro(), contract(runs), _machine(runs)]
@@ -58,8 +61,10 @@ def as_markdown(
         parts.append(SECTIONS[name](result))
         parts += [f"![{image}](images/{image})\n" for image in images
                   if image.startswith(f"bench-{name}")]
-        if name == "drain" and profile is not None:
-            parts.append(_profile(profile))
+        if isinstance(result, Drain):
+            parts += [_profile(profile)] if profile is not None else []
+            if before is not None and before.at < runs[name].facts.at:
+                parts.append(before_and_after(before, result))
     return "\n".join([*parts, _method(results)])
 
 

@@ -103,7 +103,7 @@ def _measure(plan: Plan, facts: Facts, around: Surroundings) -> Run:
 def _tell(found: Run, console: Console) -> bool:
     """Print the contract's table and the sections; whether all is well."""
     runs = {name: found for name in SCENARIOS if name in found.results or name in found.failures}
-    page = report.as_markdown(runs, None, [])
+    page = report.as_markdown(runs, None, None, [])
     console.print(page, highlight=False, markup=False, soft_wrap=True)
     missed = [verdict for _, verdict in report.verdicts_of(runs) if not verdict.is_kept]
     for verdict in missed:

@@ -21,7 +21,7 @@ from bench.commits import Ages, Entry, LogGap, TableLog, parse_entry, quantile, 
 from bench.contract import MB, at_most, memory, no_growth, trend
 from bench.facts import Facts
 from bench.processes import Memory, Role
-from bench.results import Run, from_json, newest, read_all, to_json, write
+from bench.results import FOLDER, Run, from_json, newest, read_all, to_json, write
 from bench.sampler import Watched
 from bench.scenarios import SCENARIOS, Result
 from bench.scenarios.drain import Drain, Idle
@@ -268,6 +268,25 @@ def test_the_page_shows_every_scenario_and_every_verdict(tmp_path: Path) -> None
         assert f"images/{path.name}" in page
         ElementTree.parse(path)
     assert newest_profile(tmp_path / "nowhere") is None
+
+
+def test_the_page_shows_the_first_drain_that_was_kept_beside_the_newest(tmp_path: Path) -> None:
+    """Whatever has become of the format since; alone, a drain has nothing beside it."""
+    write(a_run(some_results(200 * MB), "2026-01-02T00:00:00Z"), tmp_path)
+    report.write_page(tmp_path)
+    assert "## Before and after" not in (tmp_path / report.PAGE).read_text()
+    worker = {"pid": 1, "role": "worker", "pss": 40 * MB, "anonymous": 0, "file": 0, "private": 0}
+    tracker = {**worker, "role": "resource tracker", "pss": 11 * MB}
+    first = {"facts": {"at": "2026-01-01T00:00:00Z", "commit": "0dd", "cpu": "slow"}, "drain": {
+        "messages": 300, "early": 100, "cpu": {"worker": 0.002},
+        "memory": {"at_peak": [worker, worker, tracker]}}}
+    (tmp_path / FOLDER / "first.json").write_text(json.dumps(first))
+    report.write_page(tmp_path)
+    page = (tmp_path / report.PAGE).read_text()
+    assert "| worker | 2 x, 80.0 |" in page
+    assert "| resource tracker | 1 x, 11.0 | - |" in page
+    assert "| **all** | 3 x, 91.0 |" in page
+    assert "| CPU of the workers | 10.00 us/message |" in page
 
 
 def test_every_scenario_has_a_part_of_the_page() -> None:
