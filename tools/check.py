@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable, Mapping
 
 from shared.config_types import Config, ConfigError
+from shared.errors import KafkaUnavailable
 from shared.memory import MB
 from shared.naming import bronze_table, dlq_table
 from tools.findings import (
@@ -19,6 +20,7 @@ OUTAGE_S = 3600
 SKEW_MAX_S = 2.0
 RECENT_S = 120.0
 """A record of our instance younger than this may be that of a service that runs."""
+UNEXPECTED = "Nobody expected this error: report it."
 STORE_OPERATIONS = ("list", "put", "create", "get", "delete", "trim")
 
 Findings = Mapping[Key, Finding]
@@ -92,9 +94,11 @@ def _failed(config: Config, key: Key, failure: Failure) -> Line:
     found = f"{failure.name}: {failure.text}"
     if key.check == "store":
         return _store_failed(config, key, failure)
-    if not failure.what_to_do:
-        return Line(*key, Status.FAIL, found, "Nobody expected this error: report it.")
-    return Line(*key, Status.FAIL, found, failure.what_to_do)
+    if key.check == "broker" and failure.name == KafkaUnavailable.__name__:
+        return Line(*key, Status.FAIL, found,
+                    "See to it that the brokers are up, that KAFKA_BOOTSTRAP_SERVERS names them, "
+                    "and that KAFKA_SECURITY_PROTOCOL is that of this port.")
+    return Line(*key, Status.FAIL, found, failure.what_to_do or UNEXPECTED)
 
 
 def _store_failed(config: Config, key: Key, failure: Failure) -> Line:
@@ -103,8 +107,7 @@ def _store_failed(config: Config, key: Key, failure: Failure) -> Line:
         if code in failure.text:
             return Line(*key, Status.FAIL, found, advice)
     if "AccessDenied" not in failure.text:
-        return Line(*key, Status.FAIL, found, failure.what_to_do
-                    or "Nobody expected this error: report it.")
+        return Line(*key, Status.FAIL, found, failure.what_to_do or UNEXPECTED)
     action, below = _S3_RIGHTS[key.subject]
     right = f"{action} on arn:aws:s3:::{_resource(config, below)}"
     left = " Then remove what is left under _bronze/check/." if key.subject == "delete" else ""

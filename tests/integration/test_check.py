@@ -253,7 +253,8 @@ def test_a_missing_right_of_kafka_is_named(
             assert str(victim) in checked[-1].found(kind, subject)
 
 
-@pytest.mark.parametrize("way", ["password", "authority", "nobody listens", "no such host"])
+@pytest.mark.parametrize("way", [
+    "password", "authority", "other protocol", "nobody listens", "no such host"])
 def test_brokers_that_cannot_be_reached_are_one_failure(
     environ: dict[str, str], kafka: KafkaService, topics: list[str], way: str
 ) -> None:
@@ -267,6 +268,8 @@ def test_brokers_that_cannot_be_reached_are_one_failure(
         "authority": ({**environ, "KAFKA_BOOTSTRAP_SERVERS": str(kafka.ssl_bootstrap),
                        "KAFKA_SECURITY_PROTOCOL": "SSL"},
                       ["KafkaAuthenticationFailed", "certificate"]),
+        "other protocol": ({**environ, "KAFKA_BOOTSTRAP_SERVERS": str(kafka.ssl_bootstrap)},
+                           ["KafkaUnavailable", "KAFKA_SECURITY_PROTOCOL"]),
         "nobody listens": ({**environ, "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9"},
                            ["KafkaUnavailable", "refused"]),
         "no such host": ({**environ, "KAFKA_BOOTSTRAP_SERVERS": "no-such-host.invalid:9092"},
