@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -14,6 +15,9 @@ INTERRUPTED = 130
 
 def run_tool(module: str, argv: Sequence[str]) -> int:
     """The tool's exit code; whatever it did not expect becomes one line, never a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names may have characters that this terminal's encoding lacks.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = int(import_module(module).main(argv))
         sys.stdout.flush()

@@ -56,6 +56,11 @@ def judge(config: Config, findings: Findings) -> Report:
         _instance(config, findings)))
 
 
+def judge_defect(error: Exception) -> Report:
+    """The command itself failed: only the error's name, for its text may be anybody's."""
+    return Report((Line("check", "", Status.FAIL, type(error).__name__, UNEXPECTED),))
+
+
 def judge_faults(error: ConfigError) -> Report:
     """All faults of the configuration; without it nothing else can be looked at."""
     return Report(tuple(Line("configuration", fault.variable, Status.FAIL, fault.problem,
@@ -299,7 +304,7 @@ def _many(count: int, noun: str) -> str:
 
 def _duration(seconds: float) -> str:
     """In the largest unit that leaves a number above one."""
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.3g} s"
+    units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+    unit, size = next((unit for unit in units if seconds >= unit[1]), units[-1])
+    count = seconds / size
+    return f"{count:.0f} {unit}" if count >= 100 else f"{count:.3g} {unit}"

@@ -16,7 +16,7 @@ from shared.config import Config, ConfigError, load
 from shared.exit_codes import ExitCode
 from supervisor.arguments import Parser, parse_strictly
 from supervisor.cgroup import memory_max
-from tools.check import Findings, judge, judge_faults
+from tools.check import Findings, judge, judge_defect, judge_faults
 from tools.findings import Finding, Key, Memory
 from tools.render import as_json, as_text, wants_colour
 from tools.report import Report, masked
@@ -42,7 +42,10 @@ def main(argv: Sequence[str]) -> int:
     except ConfigError as error:
         _print(judge_faults(error), as_machine)
         return ExitCode.CONFIG
-    report = masked(judge(config, gather(config)), secrets_of(config))
+    try:
+        report = masked(judge(config, gather(config)), secrets_of(config))
+    except Exception as error:
+        report = judge_defect(error)
     _print(report, as_machine)
     return report.exit_code()
 

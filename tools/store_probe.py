@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +29,8 @@ STORE_TIMEOUT_S = 4.0
 """Of one request, if the configured limit is not shorter: a silent store costs twice as much."""
 RECORDS_READ_MAX = 20
 """Newest records that are searched for one of our instance."""
+TABLES_AT_ONCE = 8
+"""64 topics have 128 tables, each some requests: one after the other they would take too long."""
 CHECK_PREFIX = "_bronze/check/"
 
 Note = Callable[[Key, Finding], None]
@@ -112,10 +115,12 @@ class StoreProbe:
 
     def _tables(self, store: ObjectStore) -> None:
         tables = DeltaStore(self._lake.uri, self._lake.storage_options(), store)
-        for topic in self._config.topics:
-            looks = look(store, tables, topic, dlq_enabled=self._config.dlq_enabled)
+        looks = {folder: look_at for topic in self._config.topics for folder, look_at in look(
+            store, tables, topic, dlq_enabled=self._config.dlq_enabled).items()}
+        with ThreadPoolExecutor(TABLES_AT_ONCE) as pool:
             for folder, look_at in looks.items():
-                self._noted(Key("table", folder), lambda look_at=look_at: Table(look_at()))
+                pool.submit(self._noted, Key("table", folder),
+                            lambda look_at=look_at: Table(look_at()))
 
 
 _ANSWER = re.compile(r": \d{3} [A-Z]|\bAccessDenied\b")

@@ -82,6 +82,8 @@ def test_no_table_is_looked_for_that_would_not_be_made() -> None:
     ({"group": NoRight("Read", "bronze-ingestion")}, Status.FAIL, "Read is missing"),
     ({"retention": Retention(-1, -1, "delete")}, Status.OK, "for ever"),
     ({"retention": Retention(-1, 10**9, "delete")}, Status.OK, "1000 MB a partition"),
+    ({"retention": Retention(315_360_000_000, -1, "delete")}, Status.OK, "for 3650 d"),
+    ({"retention": Retention(1, 1, "delete")}, Status.WARN, "for 0.001 s"),
     ({"retention": Retention(1, 1, "compact")}, Status.OK, "compacted"),
     ({"retention": Retention(3_600_000, -1, "compact,delete")}, Status.WARN, "1 h"),
     ({"retention": NoRight("DescribeConfigs", "orders")}, Status.WARN, "DescribeConfigs"),

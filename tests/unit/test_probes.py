@@ -78,6 +78,18 @@ def test_probe_tries_everything_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_keeps_what_was_in_it_and_nothing_else(tmp_path: Path) -> None:
+    """The folders the probe had to make go with its objects."""
+    kept = tmp_path / "lake" / "_bronze" / "check" / "kept"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"")
+    findings: dict[Key, Finding] = {}
+    StoreProbe(make_config(environ={"LAKE_URI": str(tmp_path / "lake")}),
+               findings.__setitem__).look()
+    assert findings[Key("store", "delete")] == Operation()
+    assert sorted(tmp_path.rglob("*")) == [*reversed(kept.parents[:3]), kept]
+
+
 @pytest.mark.parametrize(("store", "operation"), [(Careless(), "create"), (Forgetful(), "get")])
 def test_a_store_that_breaks_its_word_is_found_out(
     store: DatedStore, operation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

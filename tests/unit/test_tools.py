@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -74,6 +75,17 @@ def test_no_tool_ends_in_a_traceback(
     assert run_tool(module.__name__, []) == code
     shown = capsys.readouterr()
     assert shown.out == "" and "s3cret" not in shown.err and shown.err.count("\n") <= 1
+
+
+def test_a_name_the_terminal_cannot_show_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables and folders may have any letters; terminals and pipes any encoding."""
+    module = types.ModuleType("a_tool_that_prints")
+    module.main = lambda argv: print("\u00e9\u4e2d") or 0  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    assert run_tool(module.__name__, []) == 0
+    assert written.getvalue() == b"\\xe9\\u4e2d\n"
 
 
 def test_text_is_aligned_and_says_what_to_do() -> None:
@@ -151,3 +163,18 @@ def test_bad_configuration_is_told_without_any_probe(
     monkeypatch.setattr("os.environ", {})
     assert main(["--json"]) == 78
     assert {line["status"] for line in json.loads(capsys.readouterr().out)["lines"]} == {"fail"}
+
+
+def test_a_defect_of_the_command_is_a_failure_with_its_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A library that cannot be loaded, for one; whoever reads JSON gets JSON."""
+    def fail(config: object) -> None:
+        raise ImportError("hunter2")
+
+    monkeypatch.setattr("os.environ", {
+        "KAFKA_BOOTSTRAP_SERVERS": "x:1", "KAFKA_TOPICS": "orders", "LAKE_URI": "/nonexistent"})
+    monkeypatch.setattr("tools.check_command.gather", fail)
+    assert main(["--json"]) == 1
+    told = capsys.readouterr().out
+    assert json.loads(told)["lines"][0]["found"] == "ImportError" and "hunter2" not in told
