@@ -58,7 +58,7 @@ class ObjectStore(Protocol):
         """Remove an object; one that is not there is no error."""
 
 
-def open_store(lake: LakeConfig) -> ObjectStore:
+def open_store(lake: LakeConfig) -> Store:
     """The store of the configured lake; makes no request."""
     if lake.is_s3:
         return Store(S3Store.from_url(lake.uri, **lake.object_store_options()))
@@ -105,6 +105,15 @@ class Store:
         def head() -> int | None:
             try:
                 return int(obstore.head(self._store, path)["size"])
+            except FileNotFoundError:
+                return None
+        return _named("head", path, head)
+
+    def modified_unix_s(self, path: str) -> float | None:
+        """When an object was written, by the store's clock: S3 tells it in whole seconds."""
+        def head() -> float | None:
+            try:
+                return obstore.head(self._store, path)["last_modified"].timestamp()
             except FileNotFoundError:
                 return None
         return _named("head", path, head)

@@ -13,10 +13,15 @@ if TYPE_CHECKING:
 
 
 def main() -> int:
-    """Run the service; the exit codes are in shared/exit_codes.py."""
-    from supervisor.arguments import parse
+    """Run the service or a tool; the exit codes are in shared/exit_codes.py."""
+    from supervisor.arguments import TOOLS, parse, split
 
-    arguments = parse(sys.argv[1:])
+    command, argv = split(sys.argv[1:])
+    if command in TOOLS:
+        from supervisor.tool import run_tool
+
+        _leave(run_tool(TOOLS[command].module, argv))
+    arguments = parse(argv)
     if arguments.demo:
         os.execv(sys.executable, [sys.executable, "-m", "demo"])
 
@@ -68,7 +73,7 @@ def serve(config: Config, nursery: Nursery) -> int:
 
 
 def _leave(code: int) -> NoReturn:
-    """End at once: leaving by `sys.exit` would wait for a request to a store that does not answer.
+    """End at once: leaving by `sys.exit` would wait for a request that is not answered.
 
     What it decided, or not, the next start finds in the lake; any moment is safe.
     """

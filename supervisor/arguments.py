@@ -9,19 +9,42 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
 from shared.config_render import exit_codes_text, settings_text
 from shared.exit_codes import ExitCode
 
 WORKERS_MAX = 64
+RUN = "run"
+"""The command that is meant when none is named."""
+
+
+class Tool(NamedTuple):
+    """A command beside `run`: the module whose `main` is called, and its line in `--help`."""
+
+    module: str
+    meaning: str
+
+
+TOOLS: Mapping[str, Tool] = {
+    "check": Tool("tools.check_command", "look at everything a start needs, change nothing"),
+}
+"""By name.  Tools are imported when they are asked for: to the service they cost nothing."""
+
+_COMMANDS = "\n".join(
+    f"  {name:<7} {meaning}"
+    for name, meaning in [(RUN, "run the service (the default)"),
+                          *((name, tool.meaning) for name, tool in TOOLS.items())])
 
 _DESCRIPTION = """\
 Copy Kafka topics into Delta Lake tables, one worker process per topic. All topics are
 flushed together, all or nothing. SIGTERM and SIGINT stop the service cleanly."""
 
 _EPILOG = f"""\
+commands, before the options; each has a --help of its own:
+{_COMMANDS}
+
 {settings_text()}
 
 Unset variables take their defaults. docs/configuration.md explains each one.
@@ -37,22 +60,34 @@ class Arguments(NamedTuple):
     demo: bool
 
 
+def split(argv: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """The command and its arguments."""
+    if argv and (argv[0] == RUN or argv[0] in TOOLS):
+        return argv[0], argv[1:]
+    return RUN, argv
+
+
 def parse(argv: Sequence[str]) -> Arguments:
-    """The arguments after the program's name.
+    """The arguments of `run`.
 
     Raises SystemExit: with 0 after `--help`, with `ExitCode.CONFIG` after one line on stderr for
     an argument that cannot be used.
     """
-    parser = _build_parser()
+    found = parse_strictly(_build_parser(), argv)
+    return Arguments(found.workers, found.check_config, found.demo)
+
+
+def parse_strictly(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
+    """What the parser makes of `argv`; what it does not know is refused without a value."""
     found, unknown = parser.parse_known_args(argv)
     if unknown:
         options = sorted({_option_name(word) for word in unknown if word.startswith("-")})
         parser.error(f"unknown argument{'s' * (len(unknown) > 1)}"
                      f"{': ' + ', '.join(options) if options else ''}")
-    return Arguments(found.workers, found.check_config, found.demo)
+    return found
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Leaves with the exit code of bad configuration instead of argparse's own 2, which
     systemd would answer by a restart."""
 
@@ -62,9 +97,10 @@ class _Parser(argparse.ArgumentParser):
         self.exit(ExitCode.CONFIG, f"{self.prog}: {message}; see --help\n")
 
 
-def _build_parser() -> _Parser:
-    parser = _Parser(
+def _build_parser() -> Parser:
+    parser = Parser(
         prog="python -m supervisor",
+        usage="%(prog)s [COMMAND] [OPTION ...]",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

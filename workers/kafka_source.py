@@ -97,6 +97,32 @@ class Watermarks:
     high: int
 
 
+class Complaints:
+    """What clients tell beside their answers: it decides what a failed request is called."""
+
+    def __init__(self) -> None:
+        self.problem = Problem.NONE
+        self.text = ""
+
+    def hear(self, error: KafkaError) -> None:
+        """Take note; a client's `error_cb`."""
+        if error.code() in (KafkaError._AUTHENTICATION, KafkaError._SSL,
+                            KafkaError.SASL_AUTHENTICATION_FAILED):
+            self.problem, self.text = Problem.AUTHENTICATION, error.str()
+        elif error.code() == KafkaError._ALL_BROKERS_DOWN and self.problem is Problem.NONE:
+            self.problem, self.text = Problem.UNREACHABLE, error.str()
+
+    def forget(self) -> None:
+        """A broker has served us: what was told before is over."""
+        self.problem = Problem.NONE
+
+    def named(self, operation: str, error: KafkaException | None) -> RecoverableError:
+        """The error to raise for a failed request; None when there was no answer at all."""
+        if self.problem is Problem.AUTHENTICATION:
+            return KafkaAuthenticationFailed(f"{operation}: {self.text}")
+        return KafkaUnavailable(operation, error.args[0].str() if error else "no answer")
+
+
 class Source(Protocol):
     """One topic's messages.  All calls from one thread; requests raise a `RecoverableError`."""
 
@@ -155,18 +181,12 @@ class KafkaSource:
         on_commit_failure: Callable[[str], None],
     ) -> None:
         self._topic = topic
-        self._problem = Problem.NONE
-        self._problem_text = ""
+        self._complaints = Complaints()
         self._on_commit_failure = on_commit_failure
         self._assigned: tuple[int, ...] = ()
         self._paused = False
         self._callback_error: BaseException | None = None
-        connection = {
-            "socket.timeout.ms": SOCKET_TIMEOUT_MS,
-            # Also for the admin client: it asks the controller, and must learn when that moves.
-            "topic.metadata.refresh.interval.ms": METADATA_REFRESH_MS,
-            **config.client_properties()}
-        connection |= {"error_cb": self._on_error, "logger": _quiet_logger()}
+        connection = connection_properties(config, self._complaints.hear)
         self._admin = AdminClient({**connection, "client.id": f"bronze-{topic}-admin"})
         self._consumer = Consumer(
             {**_consumer_properties(limits), **connection,
@@ -174,15 +194,6 @@ class KafkaSource:
              "group.instance.id": group_instance_id(instance_id, topic),
              "client.id": f"bronze-{topic}",
              "on_commit": self._on_commit})
-
-    def _on_error(self, error: KafkaError) -> None:
-        if error.code() in (KafkaError._AUTHENTICATION, KafkaError._SSL,
-                            KafkaError.SASL_AUTHENTICATION_FAILED):
-            self._problem = Problem.AUTHENTICATION
-            self._problem_text = error.str()
-        elif error.code() == KafkaError._ALL_BROKERS_DOWN and self._problem is Problem.NONE:
-            self._problem = Problem.UNREACHABLE
-            self._problem_text = error.str()
 
     def _on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
         failures = [part.error.str() for part in partitions if part.error is not None]
@@ -193,10 +204,7 @@ class KafkaSource:
         """The error to raise for a failed request: what the client told us beside it decides."""
         # The admin client tells its errors only when asked; the consumer, whenever it is polled.
         self._admin.poll(0)
-        text = error.args[0].str() if error is not None else "no answer"
-        if self._problem is Problem.AUTHENTICATION:
-            return KafkaAuthenticationFailed(f"{operation}: {self._problem_text}")
-        return KafkaUnavailable(operation, text)
+        return self._complaints.named(operation, error)
 
     def topic_id(self) -> str:
         """See `Source`."""
@@ -211,7 +219,7 @@ class KafkaSource:
             raise self._named("describe topic", error) from error
         except TimeoutError as error:
             raise self._named("describe topic", None) from error
-        self._problem = Problem.NONE
+        self._complaints.forget()
         return found
 
     def partitions(self) -> tuple[int, ...]:
@@ -287,7 +295,7 @@ class KafkaSource:
             messages = [message for message in messages if message.error() is None]
         judged = [self._judge_error(message) for message in failed]
         if messages:
-            self._problem = Problem.NONE
+            self._complaints.forget()
         return Polled(
             _batch(messages), tuple(found for found in judged if isinstance(found, OutOfRange)),
             next((found for found in judged if isinstance(found, IngestError)), None))
@@ -394,6 +402,18 @@ class KafkaSource:
         closing = threading.Thread(target=self._consumer.close, name="close", daemon=True)
         closing.start()
         closing.join(CLOSE_LIMIT_S)
+
+
+def connection_properties(
+    config: KafkaConfig, on_error: Callable[[KafkaError], None]
+) -> dict[str, Any]:
+    """What every client of ours gets: addresses, security, time-outs, and whom it tells."""
+    return {
+        "socket.timeout.ms": SOCKET_TIMEOUT_MS,
+        # Also for admin clients: they ask the controller, and must learn when that moves.
+        "topic.metadata.refresh.interval.ms": METADATA_REFRESH_MS,
+        **config.client_properties(),
+        "error_cb": on_error, "logger": _quiet_logger()}
 
 
 def _consumer_properties(limits: Limits) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 
@@ -49,6 +50,37 @@ class Versions:
     dlq: int | None
 
 
+def look(
+    store: ObjectStore, tables: TableStore, topic: str, *, dlq_enabled: bool
+) -> dict[str, Callable[[], int | None]]:
+    """Table's folder -> a look at what `ensure` would find there, which makes nothing.
+
+    It gives the table's version, None where one would be made, and raises what `ensure` raises.
+    """
+    wanted = {bronze_table(topic): _ROLES[BRONZE].schema}
+    if dlq_enabled:
+        wanted[dlq_table(topic)] = _ROLES[DLQ].schema
+    return {folder: partial(_look_at, store, tables, folder, schema)
+            for folder, schema in wanted.items()}
+
+
+def _look_at(
+    store: ObjectStore, tables: TableStore, folder: str, schema: pa.Schema
+) -> int | None:
+    table = tables.open(folder)
+    if table is not None:
+        tables.check(folder, table, schema)
+        return table.version
+    certificate = birth_certificate(folder)
+    if store.size(certificate) is not None:
+        raise _vanished(folder, certificate)
+    return None
+
+
+def _vanished(folder: str, certificate: str) -> TableVanished:
+    return TableVanished(f"table {folder} was made once ({certificate} says so) and is gone")
+
+
 class TopicTables:
     """The bronze and the dead letter table of one topic."""
 
@@ -87,8 +119,7 @@ class TopicTables:
             return self._tables.create(folder, schema)
         table = self._tables.open(folder)
         if table is None:
-            raise TableVanished(
-                f"table {folder} was made once ({certificate} says so) and is gone")
+            raise _vanished(folder, certificate)
         return table
 
     @property

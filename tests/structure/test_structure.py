@@ -14,32 +14,35 @@ import pytest
 from shared.protocol import TRANSITIONS
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("shared", "workers", "supervisor", "healthcheck", "demo", "bench")
+PACKAGES = ("shared", "workers", "supervisor", "healthcheck", "tools", "demo", "bench")
 MAY_IMPORT = {
     "shared": {"shared"},
     "workers": {"workers", "shared"},
     "supervisor": {"supervisor", "workers", "healthcheck", "shared"},
     "healthcheck": {"healthcheck", "shared"},
+    "tools": {"tools", "supervisor", "workers", "shared"},
     "demo": {"demo"},
     "bench": {"bench", "tests"},
 }
 """Package -> ours it may import; the benchmark and the demo look at the service from outside."""
 
 ONE_PLACE = {
-    "confluent_kafka": {"workers/kafka_source.py", "demo/broker.py", "demo/feeder.py"},
+    "confluent_kafka": {"workers/kafka_source.py", "tools/kafka_probe.py", "demo/broker.py",
+                        "demo/feeder.py"},
     "deltalake": {"workers/delta_table.py", "demo/lake.py"},
     "obstore": {"shared/object_store.py"},
     "flask": {"healthcheck/app.py", "healthcheck/headers.py"},
     "waitress": {"healthcheck/server.py"},
     "prometheus_client": {"healthcheck/exposition.py"},
 }
-"""Client library -> the files of service and demo that import it."""
+"""Client library -> the files of service, tools and demo that import it."""
 
 PURE = (
     "shared/protocol.py", "shared/records.py", "shared/layout.py", "shared/naming.py",
     "shared/errors.py", "shared/exit_codes.py", "workers/decoder.py", "workers/ranges.py",
     "workers/batch.py", "workers/schemas.py", "shared/memory.py", "workers/loan.py",
     "workers/appetite.py", "supervisor/respawn.py", "healthcheck/verdict.py",
+    "tools/findings.py", "tools/check.py", "tools/report.py", "tools/render.py",
 )
 IMPURE_MODULES = {
     "os", "time", "socket", "subprocess", "threading", "logging", "pathlib", "random", "sys",
@@ -102,7 +105,7 @@ def test_the_supervisor_knows_of_the_health_page_only_where_it_begins() -> None:
 @pytest.mark.parametrize("library", ONE_PLACE)
 def test_each_client_library_is_imported_in_one_place(library: str) -> None:
     """Its twin, and the next version of the library, concern that place alone."""
-    service = sources("shared", "workers", "supervisor", "healthcheck", "demo")
+    service = sources("shared", "workers", "supervisor", "healthcheck", "tools", "demo")
     users = {name_of(path) for path in service if library in tops_of(path)}
     assert users <= ONE_PLACE[library]
     assert users, f"nobody imports {library}"
@@ -119,8 +122,9 @@ def test_pure_modules_have_no_clock_and_no_io(module: str) -> None:
 
 
 def test_the_supervisor_stays_light() -> None:
-    """Kafka, Arrow, Delta and Flask would cost it tens of megabytes, and make forking unsafe."""
-    heavy = ["confluent_kafka", "pyarrow", "deltalake", "flask", "numpy", "rich"]
+    """Kafka, Arrow, Delta and Flask would cost it tens of megabytes, and make forking unsafe.
+    Tools, which the command line knows by name only, bring all of them."""
+    heavy = ["confluent_kafka", "pyarrow", "deltalake", "flask", "numpy", "rich", "tools"]
     code = ("import sys, supervisor.supervisor, supervisor.__main__, supervisor.port;"
             f"print([name for name in {heavy} if name in sys.modules])")
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
