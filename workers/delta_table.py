@@ -138,11 +138,13 @@ class DeltaSnapshot:
 
     def refresh(self) -> None:
         """See `Table`."""
-        self._is_broken = False
+        table = self._open()
+        # Raises before anything has moved: a table we may not write to is not at a new version.
+        self._description = self._describe(table)
+        self._table: DeltaTable | None = table
+        self._version = int(table.version())
         self._txns: dict[str, int | None] = {}
-        self._table: DeltaTable | None = self._open()
-        self._version = int(self._table.version())
-        self._description = self._describe(self._table)
+        self._is_broken = False
 
     def _open(self, version: int | None = None) -> DeltaTable:
         try:

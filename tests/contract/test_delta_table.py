@@ -309,6 +309,21 @@ def test_table_whose_writers_must_do_more_is_not_opened(
             folder_lake.open(FOLDER)
 
 
+def test_a_table_that_begins_to_ask_more_takes_no_commit_of_ours(
+    folder_lake: TableStore, tmp_path: Path
+) -> None:
+    """However often it is tried: a refresh that is refused leaves the snapshot where it was."""
+    table = folder_lake.create(FOLDER, SCHEMA)
+    (tmp_path / entry_path(FOLDER, 1)).write_text(json.dumps({"protocol": {
+        "minReaderVersion": 1, "minWriterVersion": 7, "writerFeatures": ["rowTracking"]}}))
+    for _ in range(3):
+        with pytest.raises(CommitConflict):
+            table.commit((a_file("a"),), {"bronze/orders/0": 1}, {})
+        with pytest.raises(TableUnavailable, match="rowTracking"):
+            table.refresh()
+    assert DeltaTable(tmp_path / FOLDER).version() == 1
+
+
 def test_a_damaged_log_is_told_apart_from_a_store_that_is_away(
     folder_lake: DeltaStore, tmp_path: Path
 ) -> None:

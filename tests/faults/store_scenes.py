@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import obstore
 from confluent_kafka import Producer
-from deltalake import DeltaTable
+from deltalake import CommitProperties, DeltaTable, Transaction
 from obstore.store import S3Store
 
 from tests.rig.evidence import Evidence
@@ -88,6 +88,14 @@ def open_bronze(scene: Scene, topic: str) -> DeltaTable:
     """A topic's bronze table for another writer."""
     return DeltaTable(
         table_uri(scene.lake_uri, bronze_table(topic)), storage_options=scene.options)
+
+
+def commit_beside(scene: Scene, topic: str, name: str) -> None:
+    """One commit of somebody else's position, on a fresh snapshot."""
+    table = open_bronze(scene, topic)
+    properties = CommitProperties(
+        app_transactions=[Transaction(name, int(time.time() * 1000))], max_commit_retries=0)
+    table.create_write_transaction([], "append", table.schema(), commit_properties=properties)
 
 
 def settle(scene: Scene, service: Service, producer: LoadProducer) -> None:

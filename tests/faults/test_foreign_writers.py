@@ -15,13 +15,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
-from deltalake import CommitProperties, DeltaTable, Field, Transaction
+from deltalake import DeltaTable, Field
 from deltalake.exceptions import DeltaError
 from deltalake.schema import PrimitiveType
 
 from tests.conftest import TopicNames
 from tests.faults.store_scenes import (
-    FIRE_S, LANDING_S, MESSAGES, RECORD, UPLOAD, Objects, finish, judge,
+    FIRE_S, LANDING_S, MESSAGES, RECORD, UPLOAD, Objects, commit_beside, finish, judge,
     log_folder, open_bronze, settle, wait_recovered,
 )
 from tests.rig.checker import check, check_log
@@ -104,14 +104,6 @@ def at_work(*writers: Foreign) -> Iterator[None]:
     finally:
         for writer in writers:
             writer.stop()
-
-
-def commit_beside(scene: Scene, topic: str, name: str) -> None:
-    """One commit of somebody else's position, on a fresh snapshot."""
-    table = open_bronze(scene, topic)
-    properties = CommitProperties(
-        app_transactions=[Transaction(name, int(time.time() * 1000))], max_commit_retries=0)
-    table.create_write_transaction([], "append", table.schema(), commit_properties=properties)
 
 
 @pytest.mark.extended

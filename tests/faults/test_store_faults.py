@@ -13,8 +13,8 @@ import pytest
 
 from tests.conftest import TopicNames
 from tests.faults.store_scenes import (
-    CHECKPOINT, COMMIT, FIRE_S, LANDING_S, MESSAGES, RECORD, UPLOAD, finish, produce_large, settle,
-    wait_recovered,
+    CHECKPOINT, COMMIT, FIRE_S, LANDING_S, MESSAGES, RECORD, UPLOAD, commit_beside, finish,
+    produce_large, settle, wait_recovered,
 )
 from tests.rig.evidence import Evidence, Strike
 from tests.rig.producer import LoadProducer
@@ -60,12 +60,14 @@ def scene(
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A kind of request as it looks on the wire; `large` ones need a file that is full."""
+    """A kind of request as it looks on the wire; `large` ones need a file that is full, those that
+    open a table are made when another writer has moved it on."""
 
     method: str
     path: str = ""
     query: str | None = None
     large: bool = False
+    opens: bool = False
 
 
 OPERATIONS = {
@@ -73,8 +75,8 @@ OPERATIONS = {
     "put of a full data file": Operation("PUT", UPLOAD, "^$", large=True),
     "put of a commit": Operation("PUT", COMMIT),
     "put of a record": Operation("PUT", RECORD),
-    "get": Operation("GET", r"\.json$"),
-    "list": Operation("GET", query="list-type=2"),
+    "get": Operation("GET", r"\.json$", opens=True),
+    "list": Operation("GET", query="list-type=2", opens=True),
     "head": Operation("HEAD"),
 }
 
@@ -108,6 +110,8 @@ class Stage:
 
     def strike(self, what: str, action: Action, operation: Operation, seed: int) -> None:
         """Have an operation go wrong `TRIES` times in a row, and see everything land."""
+        if operation.opens:
+            commit_beside(self.scene, self.scene.topics[0], "beside")
         rule = self.proxy.rule(
             method=operation.method, path_regex=operation.path, query_regex=operation.query,
             action=action, times=TRIES)
