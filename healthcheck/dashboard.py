@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from healthcheck.metrics import METRICS
+from healthcheck.verdict import STALE_CYCLES
 from shared.protocol import Standing
 
 _BY_NAME = {metric.name: metric for metric in METRICS}
@@ -79,8 +80,8 @@ def _metric_of(name: str) -> str:
     return name if name in _BY_NAME else _SUFFIX.sub("", name)
 
 
-def _rate(name: str, by: str = "topic", **labels: str) -> str:
-    return f"sum by ({by}) (rate({of(name, **labels)}{_RATE}))"
+def _rate(name: str, by: str = "topic", function: str = "rate") -> str:
+    return f"sum by ({by}) ({function}({of(name)}{_RATE}))"
 
 
 def _quantiles(name: str) -> tuple[Query, ...]:
@@ -106,7 +107,7 @@ def _figure(title: str, unit: str, expr: str, legend: str = "") -> Panel:
 
 
 def _heatmap(title: str, name: str) -> Panel:
-    buckets = f"sum by (le) (increase({of(f'{name}_bucket')}{_RATE}))"
+    buckets = _rate(f"{name}_bucket", "le", function="increase")
     return Panel(title, "heatmap", "s", (Query(buckets, "{{le}}"),))
 
 
@@ -140,10 +141,10 @@ def _flow() -> Iterator[Panel]:
     yield _lines("Rows committed", "rowsps", Query(_rate("bronze_rows_total")))
     yield _lines("Messages read", "mps", Query(_rate("bronze_messages_consumed_total")))
     yield _lines("Lag, messages", "short", Query(f'sum by (topic) ({of("bronze_lag_messages")})'))
-    limit = f'3 * max({of("bronze_batch_interval_seconds")} + {of("bronze_cycle_deadline_seconds")})'
+    cycle = f'{of("bronze_batch_interval_seconds")} + {of("bronze_cycle_deadline_seconds")}'
     yield _lines("Waiting without a commit", "s",
                  Query(f'max by (topic) ({of("bronze_uncommitted_seconds")})'),
-                 Query(limit, "unhealthy from here"))
+                 Query(f"{STALE_CYCLES} * max({cycle})", "unhealthy from here"))
     yield _lines("Value bytes committed", "Bps", Query(_rate("bronze_value_bytes_total")))
     yield _lines("Bytes uploaded", "Bps", Query(_rate("bronze_uploaded_bytes_total")))
 
@@ -212,14 +213,14 @@ def _processes() -> Iterator[Panel]:
     for title, name in (("Workers restarted", "bronze_worker_restarts_total"),
                         ("Workers recycled", "bronze_worker_recycled_total"),
                         ("Workers killed for silence", "bronze_worker_stalls_total")):
-        yield _lines(title, "short", Query(f"sum by (topic) (increase({of(name)}{_RATE}))"))
+        yield _lines(title, "short", Query(_rate(name, function="increase")))
     yield _by_topic("Silence of workers", "s", "bronze_worker_heartbeat_age_seconds")
     yield _lines("Silence of the supervisor", "s", Query(
         f'max by (instance) ({of("bronze_supervisor_heartbeat_age_seconds")})', "{{instance}}"))
+    starts = of("bronze_start_time_seconds")
     yield _lines("Starts", "short",
-                 Query(f'sum by (instance) (changes({of("bronze_start_time_seconds")}{_RATE}))',
-                       "{{instance}}: service"),
-                 Query(f'sum by (instance) (increase({of("bronze_sidecar_restarts_total")}{_RATE}))',
+                 Query(f"sum by (instance) (changes({starts}{_RATE}))", "{{instance}}: service"),
+                 Query(_rate("bronze_sidecar_restarts_total", "instance", function="increase"),
                        "{{instance}}: health page"))
 
 

@@ -18,6 +18,7 @@ import yaml
 from healthcheck import dashboard
 from healthcheck.metrics import METRICS, Kind
 from healthcheck.moment import Observer
+from healthcheck.verdict import STALE_CYCLES
 from shared.block import Block
 from shared.clock import SystemClock
 
@@ -189,6 +190,14 @@ def test_each_alert_is_tested_with_a_series_that_fires_and_one_that_does_not(
     named = set(re.findall(r"{{ \$labels\.(\w+) }}", words))
     for labels in fired:
         assert named <= set(re.findall(r"(\w+)=", labels))
+
+
+def test_waiting_alarms_when_health_says_so_and_not_before() -> None:
+    """/health and the pager must not disagree on what is too long."""
+    exprs = {rule["alert"]: rule["expr"] for rule in rules()}
+    limit = f"{STALE_CYCLES} * (bronze_batch_interval_seconds + bronze_cycle_deadline_seconds)"
+    assert limit in exprs["BronzeTopicNotCommitting"]
+    assert limit in exprs["BronzeLagGrows"]
 
 
 def test_no_test_is_left_of_an_alert_that_is_gone() -> None:
