@@ -15,6 +15,7 @@ from tests.rig.service import ROOT, Service
 from tests.services import KafkaService
 
 RULES = ROOT / "deploy" / "prometheus"
+DASHBOARD = ROOT / "deploy" / "grafana" / "bronze-ingestion.json"
 TIMEOUT_S = 60
 MESSAGES = 200
 TOPICS = 2
@@ -80,6 +81,19 @@ def test_rules_are_valid_and_without_a_fault_of_style(promtool: Path) -> None:
     """Prometheus refuses its whole configuration for one rule that it cannot read."""
     done = run(promtool, "check", "rules", "--lint=all", "--lint-fatal", "alerts.yml")
     assert done.returncode == 0, said(done)
+
+
+def test_panels_ask_in_valid_promql(promtool: Path, tmp_path: Path) -> None:
+    """A panel with a fault shows a red corner and no line; as rules all are read at once."""
+    panels = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
+    exprs = [target["expr"].replace("$__rate_interval", "5m")
+             for panel in panels for target in panel.get("targets", [])]
+    rules = tmp_path / "rules.json"
+    rules.write_text(json.dumps({"groups": [{"name": "panels", "rules": [
+        {"record": f"panel_{number}", "expr": expr} for number, expr in enumerate(exprs)]}]}))
+    done = run(promtool, "check", "rules", str(rules))
+    assert done.returncode == 0, said(done)
+    assert f"{len(exprs)} rules found" in said(done)
 
 
 def test_each_alert_fires_when_it_must_and_else_is_silent(promtool: Path) -> None:
