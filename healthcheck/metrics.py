@@ -14,8 +14,8 @@ from enum import StrEnum
 from healthcheck.moment import Moment
 from healthcheck.snapshot import Durations, TopicSnapshot
 from healthcheck.verdict import (
-    Status, is_live, is_ready, is_worker_up, loan_wait_s, state_of, supervisor_silence_s,
-    worker_silence_s,
+    Status, deciding_s, is_live, is_ready, is_worker_up, loan_wait_s, state_of,
+    supervisor_silence_s, worker_silence_s,
 )
 from shared.layout import Header, Histogram, Order, Paused, Report
 from shared.memory import MB
@@ -127,7 +127,7 @@ def _pauses(moment: Moment) -> Iterator[Sample]:
 
 
 _SERVICE = (
-    Metric("bronze_build_info", Kind.GAUGE, ("version", "instance"),
+    Metric("bronze_build_info", Kind.GAUGE, ("version", "instance_id"),
            "Always 1; the labels name the running release and INSTANCE_ID.",
            "None; join with it to see a release in a graph.", _build),
     _service("bronze_up", Kind.GAUGE,
@@ -154,6 +154,14 @@ _SERVICE = (
             "Restarts of the health page's own process.",
             "Rising: read its last log lines; the ingestion is not concerned.",
             Header.SIDECAR_RESTARTS),
+    _service("bronze_batch_interval_seconds", Kind.GAUGE,
+             "BATCH_INTERVAL_SECONDS.",
+             "None; alerts measure against it.",
+             lambda m: m.snapshot.about.batch_interval_seconds),
+    _service("bronze_cycle_deadline_seconds", Kind.GAUGE,
+             "CYCLE_DEADLINE_SECONDS.",
+             "None; alerts measure against it.",
+             lambda m: m.snapshot.about.cycle_deadline_seconds),
     _service("bronze_memory_limit_bytes", Kind.GAUGE,
              "MEMORY_LIMIT_MB in bytes.",
              "The memory of all processes nears it: see Memory in the runbook.",
@@ -170,6 +178,10 @@ _SERVICE = (
            "1 for the phase the present cycle is in.",
            "Long in deciding: the object store refuses the record; see undecided in /health.",
            _phases),
+    _service("bronze_deciding_seconds", Kind.GAUGE,
+             "Seconds for which the record of the present cycle is being written; usually 0.",
+             "Above CYCLE_DEADLINE_SECONDS: the object store refuses it; see undecided in /health.",
+             lambda m: deciding_s(m.snapshot, m.now_ns)),
     Metric("bronze_cycles_total", Kind.COUNTER, ("outcome",),
            "Cycles by outcome; an empty one had nothing to write.",
            "Aborted ones rise: some topic could not prepare; /health names it.", _outcomes),
@@ -332,6 +344,11 @@ _COMMITTING = (
             "Unix time of the topic's last commit; 0 before the first.",
             "Old while the topic has lag: see its last error in /health.",
             Report.LAST_COMMIT_AT_MS, 1e-3),
+    _topic("bronze_uncommitted_seconds", Kind.GAUGE,
+           "Seconds for which messages have waited without any commit of the topic; 0: none wait.",
+           "Above 3 times (BATCH_INTERVAL_SECONDS + CYCLE_DEADLINE_SECONDS) /health is 503: no "
+           "message of this topic becomes visible; its last error says why.",
+           lambda m, topic: m.waiting.seconds(topic.name, m.now_ns)),
     _split("bronze_table_version", Kind.GAUGE, "table",
            "Version of the topic's tables after the last commit.",
            "None; it leads to the commit in the table's history.",

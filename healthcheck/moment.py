@@ -10,7 +10,7 @@ import threading
 from dataclasses import dataclass
 
 from healthcheck.snapshot import ServiceSnapshot, take
-from healthcheck.verdict import NOTHING_WAITS, Health, judge
+from healthcheck.verdict import NOTHING_WAITS, Health, Waiting, judge
 from shared.block import Block
 from shared.clock import SystemClock
 
@@ -25,6 +25,7 @@ class Moment:
     now_ns: int
     now_ms: int
     health: Health
+    waiting: Waiting
 
 
 class Observer:
@@ -44,4 +45,5 @@ class Observer:
             now_ns, now_ms = self._clock.monotonic_ns(), self._clock.unix_ms()
             self._waiting = self._waiting.follow(snapshot, now_ns)
             waiting = self._waiting
-        return Moment(snapshot, now_ns, now_ms, judge(snapshot, now_ns, now_ms, waiting))
+        health = judge(snapshot, now_ns, now_ms, waiting)
+        return Moment(snapshot, now_ns, now_ms, health, waiting)

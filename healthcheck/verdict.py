@@ -127,6 +127,10 @@ class Waiting:
                 since[topic.name] = (commits, began_ns if commits == seen_commits else now_ns)
         return Waiting(since)
 
+    def seconds(self, topic: str, now_ns: int) -> float:
+        """For how long messages of the topic have waited without a commit; 0 when none wait."""
+        return (now_ns - self.since[topic][1]) / 1e9 if topic in self.since else 0.0
+
 
 NOTHING_WAITS = Waiting({})
 
@@ -174,6 +178,13 @@ def worker_silence_s(topic: TopicSnapshot, now_ns: int) -> float | None:
 def loan_wait_s(topic: TopicSnapshot, now_ns: int) -> float:
     """For how many seconds the worker has waited for memory; 0 when it does not wait."""
     return _age_s(topic.report[Report.LOAN_WAITED_NS], now_ns) or 0.0
+
+
+def deciding_s(snapshot: ServiceSnapshot, now_ns: int) -> float:
+    """For how many seconds the present cycle's record is being written; 0 outside of that."""
+    if snapshot.phase is not Phase.DECIDING:
+        return 0.0
+    return _age_s(snapshot.header[Header.DECIDING_SINCE_NS], now_ns) or 0.0
 
 
 def is_worker_up(snapshot: ServiceSnapshot, topic: TopicSnapshot, now_ns: int) -> bool:
@@ -225,14 +236,13 @@ def _service_reasons(snapshot: ServiceSnapshot, now_ns: int) -> Iterator[Reason]
     if snapshot.phase is Phase.HALTED:
         yield Reason(Code.HALTED, _with_advice(
             "the service must not go on", "read the last lines of its log"))
-    if snapshot.phase is Phase.DECIDING:
-        deciding_s = _age_s(snapshot.header[Header.DECIDING_SINCE_NS], now_ns) or 0.0
-        if deciding_s > snapshot.about.cycle_deadline_seconds:
-            yield Reason(Code.UNDECIDED, _with_advice(
-                f"the record of cycle {snapshot.cycle_id} could not be written "
-                f"for {deciding_s:.0f} s",
-                "check that the object store answers and lets the service write below "
-                "_bronze/log; the service retries by itself"))
+    undecided_s = deciding_s(snapshot, now_ns)
+    if undecided_s > snapshot.about.cycle_deadline_seconds:
+        yield Reason(Code.UNDECIDED, _with_advice(
+            f"the record of cycle {snapshot.cycle_id} could not be written "
+            f"for {undecided_s:.0f} s",
+            "check that the object store answers and lets the service write below "
+            "_bronze/log; the service retries by itself"))
 
 
 def _progress_reasons(
@@ -240,9 +250,8 @@ def _progress_reasons(
 ) -> Iterator[Reason]:
     about = snapshot.about
     limit_s = STALE_CYCLES * (about.batch_interval_seconds + about.cycle_deadline_seconds)
-    waits_s = {
-        topic: (now_ns - began_ns) / 1e9 for topic, (_commits, began_ns) in waiting.since.items()}
-    stale = [topic.name for topic in snapshot.topics if waits_s.get(topic.name, 0.0) > limit_s]
+    waits_s = {topic.name: waiting.seconds(topic.name, now_ns) for topic in snapshot.topics}
+    stale = [topic for topic, seconds in waits_s.items() if seconds > limit_s]
     if stale:
         longest_s = max(waits_s[topic] for topic in stale)
         yield Reason(Code.NO_PROGRESS, _with_advice(

@@ -12,6 +12,7 @@ import re
 import sys
 import uuid
 from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -22,7 +23,7 @@ from tests.services import KafkaService, MinioService, ServiceProvider, ServiceU
 
 KAFKA_FIXTURES = frozenset({"kafka", "own_kafka"})
 MINIO_FIXTURES = frozenset({"minio", "own_minio", "lake_prefix"})
-SERVICE_FIXTURES = KAFKA_FIXTURES | MINIO_FIXTURES | {"service_provider"}
+SERVICE_FIXTURES = KAFKA_FIXTURES | MINIO_FIXTURES | {"promtool", "service_provider"}
 
 REQUIRE_REAL = "REQUIRE_REAL"
 """Set to 1: a test that could not run for want of a real service fails the session."""
@@ -82,6 +83,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     for is_needed, prepare in (
         (needs_kafka, provider.prepare_kafka),
         (needs_minio, provider.prepare_minio),
+        ("promtool" in asked, provider.promtool),
     ):
         if is_needed:
             try:
@@ -158,6 +160,12 @@ def own_minio(
     service = _or_skip(request, "MinIO", service_provider.own_minio)
     yield service
     service.close()
+
+
+@pytest.fixture
+def promtool(request: pytest.FixtureRequest, service_provider: ServiceProvider) -> Path:
+    """Give Prometheus' own checker of rules and metrics."""
+    return _or_skip(request, "promtool", service_provider.promtool)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,4 +1,4 @@
-"""Fetches what local services are made of, once per user, into a cache folder.
+"""Fetches what local services are made of, and promtool, once per user, into a cache folder.
 
 Every installation goes into a folder named after its exact version, is built beside it and moved
 into place in one step, so a folder that exists is complete. One lock file keeps sessions that
@@ -29,11 +29,14 @@ Progress = Callable[[str], None]
 KAFKA_VERSION = "4.1.2"
 MINIO_MODULE = "github.com/minio/minio"
 MINIO_VERSION = "v0.0.0-20260212201848-7aac2a2c5b7c"
+PROMTOOL_MODULE = "github.com/prometheus/prometheus"
+PROMTOOL_VERSION = "v0.316.0"
+"""Prometheus 3.16, by the number that its module has for Go."""
 
 JAVA_VERSION_MIN = 17
 """Kafka 4 brokers need it."""
 GO_VERSION_MIN = (1, 21)
-"""The first release that fetches by itself the newer toolchain which MinIO asks for."""
+"""The first release that fetches by itself the newer toolchain which both modules ask for."""
 
 MAVEN_TIMEOUT_S = 15 * 60
 GO_TIMEOUT_S = 40 * 60
@@ -141,8 +144,31 @@ def minio_binary(progress: Progress) -> Path:
     Raises:
         ServiceUnavailable: Go is missing or too old, or the build failed; the text says which.
     """
-    target = cache_folder() / f"minio-{MINIO_VERSION}"
-    binary = target / "minio"
+    return _go_binary(
+        "minio", MINIO_VERSION, [f"{MINIO_MODULE}@{MINIO_VERSION}"],
+        "about 5 minutes on two cores, once", progress,
+    )
+
+
+def promtool_binary(progress: Progress) -> Path:
+    """Return Prometheus' promtool, building it with Go where needed.
+
+    Raises:
+        ServiceUnavailable: Go is missing or too old, or the build failed; the text says which.
+    """
+    # The clients of all clouds, by which Prometheus finds its targets, are half of it.
+    arguments = ["-tags", "remove_all_sd", f"{PROMTOOL_MODULE}/cmd/promtool@{PROMTOOL_VERSION}"]
+    return _go_binary(
+        "promtool", PROMTOOL_VERSION, arguments, "about 3 minutes on two cores, once", progress
+    )
+
+
+def _go_binary(
+    name: str, version: str, arguments: Sequence[str], effort: str, progress: Progress
+) -> Path:
+    """Return an executable that `go install` makes, from the cache folder or built anew."""
+    target = cache_folder() / f"{name}-{version}"
+    binary = target / name
     if target.is_dir():
         return binary
     match = re.search(r"go(\d+)\.(\d+)", _version_text(["go", "version"]))
@@ -153,9 +179,8 @@ def minio_binary(progress: Progress) -> Path:
         raise ServiceUnavailable(f"Go is {match[1]}.{match[2]}, it needs {needed} or newer")
 
     def build(building: Path) -> None:
-        title = f"building MinIO {MINIO_VERSION} with Go (about 5 minutes on two cores, once)"
         _run(
-            title, ["go", "install", f"{MINIO_MODULE}@{MINIO_VERSION}"],
+            f"building {name} {version} with Go ({effort})", ["go", "install", *arguments],
             # Elsewhere than in a checkout, whose go.mod could change what is built.
             cwd=building, environ={**os.environ, "GOBIN": str(building)},
             timeout_s=GO_TIMEOUT_S, progress=progress,

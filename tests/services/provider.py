@@ -123,6 +123,14 @@ class ServiceProvider:
         """Return a further store, started; the caller may do with it what he likes."""
         return self._started(self._minio_source.maker()())
 
+    def promtool(self) -> Path:
+        """Return Prometheus' checker of rules and metrics; the first call may build it.
+
+        Raises:
+            ServiceUnavailable: this machine cannot build it.
+        """
+        return install.promtool_binary(self._progress)
+
     def close(self) -> None:
         """Remove every service handed out, with its data."""
         try:

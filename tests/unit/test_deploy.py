@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import yaml
 
-from shared import config, errors
+from shared import config
 from shared.config_settings import PROPERTY_PREFIX, SECRET_PAIRS, SETTINGS
 from shared.exit_codes import ExitCode
 
@@ -465,33 +465,3 @@ def test_s3_policy_lets_nothing_but_logs_be_deleted() -> None:
     deletable = [resource for action, resource in actions if action == "s3:DeleteObject"]
     assert deletable
     assert all(re.search(r"/(_bronze/log|_delta_log)/\*$", path) for path in deletable)
-
-
-# --- the runbook
-
-
-def headings() -> str:
-    """The headings of the runbook, one a line."""
-    text = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
-    return "\n".join(re.findall(r"^#{2,4} .*$", text, flags=re.MULTILINE))
-
-
-def leaves(kind: type[Exception]) -> Iterator[str]:
-    """Names of the errors below a class that have no further ones below them."""
-    below = kind.__subclasses__()
-    if not below:
-        yield kind.__name__
-    for each in below:
-        yield from leaves(each)
-
-
-@pytest.mark.parametrize("name", [*leaves(errors.IngestError), "WorkerStalled", "WorkerDied"])
-def test_runbook_has_an_entry_for_every_error_the_product_names(name: str) -> None:
-    """Whoever reads a name in /health at night finds it as a heading."""
-    assert re.search(rf"^#+ .*\b{name}\b", headings(), flags=re.MULTILINE)
-
-
-@pytest.mark.parametrize("code", list(ExitCode))
-def test_runbook_has_an_entry_for_every_exit_code(code: ExitCode) -> None:
-    """Whoever reads a code in systemctl status finds it as a heading."""
-    assert re.search(rf"^#+ Exit {int(code)}\b", headings(), flags=re.MULTILINE)

@@ -19,6 +19,7 @@ from shared.block import Block
 from shared.clock import SystemClock
 from shared.layout import BUCKET_BOUNDS_S, Header, Histogram, Order, Paused, Report
 from shared.protocol import Phase, Standing
+from tests.fakes.clock import FakeClock
 
 TOPICS = ("orders", "pay.ments-2")
 DOCS = Path(__file__).parents[2] / "docs" / "http.md"
@@ -32,7 +33,7 @@ NOT_EXPOSED: frozenset[object] = frozenset({
     Order.INCLUDED_CYCLE, Order.INCLUDED_RECORD, Order.INCLUDED_CHECK, Order.RESET_CYCLE,
     Order.SPAWNED_AT_MS, Order.STANDING_SINCE_MS, Order.FOREIGN_RECORD,
     Header.MAGIC, Header.LAYOUT_VERSION, Header.TOPIC_COUNT, Header.SUPERVISOR_PID,
-    Header.LAST_CYCLE_US, Header.LAST_COMPLETED_NS, Header.DECIDING_SINCE_NS,
+    Header.LAST_CYCLE_US, Header.LAST_COMPLETED_NS,
 })
 
 
@@ -145,6 +146,8 @@ def test_every_figure_of_the_block_shows_in_the_metrics(
         slot.set_report(Report.INCARNATION, 5)
     if word is not Report.HEARTBEAT_NS:
         slot.set_report(Report.HEARTBEAT_NS, 10**15 - 5 * 10**9)
+    if word is Header.DECIDING_SINCE_NS:
+        block.set_phase(3, Phase.DECIDING)
     before = samples(scrape())
     if isinstance(word, Report):
         slot.set_report(word, {Report.PAUSED: 2, Report.INCARNATION: 5}.get(word, 7))
@@ -201,6 +204,50 @@ def test_memory_is_in_bytes_and_what_a_worker_waits_for_it_in_seconds(
     assert value(families, "bronze_memory_budget_bytes") == 26_000_000
     assert value(families, "bronze_memory_wait_seconds", topic=TOPICS[0]) == 0
     assert value(families, "bronze_memory_wait_seconds", topic=TOPICS[1]) == 3
+
+
+def test_what_alerts_measure_against_is_what_was_configured(
+    scrape: Callable[[], dict[str, Family]]
+) -> None:
+    """A threshold that does not follow the settings is wrong for whoever changed one."""
+    families = scrape()
+    assert value(families, "bronze_batch_interval_seconds") == 10
+    assert value(families, "bronze_cycle_deadline_seconds") == 30
+
+
+def test_waiting_is_counted_from_the_last_commit_while_messages_wait(block: Block) -> None:
+    """An idle topic waits for nothing, however old its last commit is."""
+    clock = FakeClock()
+    look = Observer(block, clock).look
+    slot = block.slot(1)
+
+    def waited(topic: str) -> float:
+        families = text_string_to_metric_families(Exposition(look).render().decode())
+        return value({family.name: family for family in families},
+                     "bronze_uncommitted_seconds", topic=topic)
+
+    def later() -> float:
+        clock.advance(40)
+        return waited(TOPICS[1])
+
+    assert (later(), later()) == (0, 0)
+    slot.set_report(Report.OPEN_ROWS, 5)
+    assert (later(), later(), waited(TOPICS[0])) == (0, 40, 0)
+    slot.count(Report.COMMITS, 1)
+    assert (later(), later()) == (0, 40)
+    slot.set_report(Report.OPEN_ROWS, 0)
+    assert later() == 0
+
+
+def test_deciding_is_counted_while_a_record_is_being_written_only(
+    block: Block, scrape: Callable[[], dict[str, Family]]
+) -> None:
+    """The moment stays in the block when the record is there."""
+    block.set(Header.DECIDING_SINCE_NS, FrozenClock().monotonic_ns() - 31 * 10**9)
+    block.set_phase(3, Phase.DECIDING)
+    assert value(scrape(), "bronze_deciding_seconds") == 31
+    block.set_phase(3, Phase.COMMITTING)
+    assert value(scrape(), "bronze_deciding_seconds") == 0
 
 
 def test_times_are_in_seconds(block: Block, scrape: Callable[[], dict[str, Family]]) -> None:
