@@ -105,7 +105,7 @@ class Draft:
             self._open[table] = ParquetFile(table, schema, date, self._limits.row_group_bytes)
         self._open[table].append(rows, raw_bytes)
         if sum(self.open_files) >= self._limits.upload_bytes:
-            self._send(table, now_ms)
+            self._send(self._largest(), now_ms)
 
     def _send(self, table: str, now_ms: int) -> None:
         """Close the open file of a table and put it into the store.  Raises as `take`."""
@@ -119,8 +119,12 @@ class Draft:
         whether there was one to send.  Raises as `take`."""
         was_worth_it = sum(self.open_files) >= least_bytes
         while sum(self.open_files) >= least_bytes:
-            self._send(max(self._open, key=lambda table: self._open[table].encoded_bytes), now_ms)
+            self._send(self._largest(), now_ms)
         return was_worth_it
+
+    def _largest(self) -> str:
+        """The table with the largest open file: it gives most back, and makes the best file."""
+        return max(self._open, key=lambda table: self._open[table].encoded_bytes)
 
     def close(self, now_ms: int) -> Prepared:
         """Send what is open.  Raises `StorageUnavailable`."""

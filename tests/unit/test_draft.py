@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 from datetime import UTC, datetime
 
 import pyarrow.parquet as pq
@@ -62,6 +63,20 @@ def test_open_files_are_sent_early_until_little_is_left() -> None:
         ("2026-01-31", [*range(10, 510)]), ("2026-01-31", [511])]
     (found,) = prepared.ranges
     assert (found.start, found.end, found.rows, found.dead_letters) == (10, 512, 501, 1)
+
+
+def test_a_full_draft_sends_its_largest_file() -> None:
+    """A few rows beside many dead letters are no reason for a small file of rows."""
+    store = MemoryStore()
+    draft = make(store, limits=FileLimits(row_group_bytes=1, upload_bytes=5_000))
+    noise, first = random.Random(1), 10
+    while not draft.sent:
+        value = noise.randbytes(300).hex().encode()
+        is_dead = sum(draft.open_files) < 4_000
+        take(draft, first, [value if is_dead else b'"%s"' % value])
+        first += 1
+    prepared = draft.close(EVENING_MS)
+    assert [file.table for file in prepared.files] == [DLQ, BRONZE]
 
 
 def test_rows_and_dead_letters_go_to_their_own_files() -> None:
