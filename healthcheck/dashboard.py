@@ -198,6 +198,7 @@ def _malformed() -> Iterator[Panel]:
 def _memory() -> Iterator[Panel]:
     yield _lines("Common budget", "bytes",
                  Query(f'sum by (topic) ({of("bronze_memory_borrowed_bytes")})'),
+                 Query(f'sum({of("bronze_keeper_borrowed_bytes")})', "keeper"),
                  Query(f'sum({of("bronze_memory_budget_bytes")})', "budget"),
                  Query(f'sum({of("bronze_memory_limit_bytes")})', "MEMORY_LIMIT_MB"))
     yield _by_topic("Waiting for memory", "s", "bronze_memory_wait_seconds")
@@ -224,10 +225,22 @@ def _processes() -> Iterator[Panel]:
                        "{{instance}}: health page"))
 
 
+def _keeping() -> Iterator[Panel]:
+    yield _lines("Records not in the ledger", "short", Query(
+        f'max by (instance) ({of("bronze_ledger_behind_records")})', "{{instance}}"))
+    yield _lines("Turns of the keeper", "short",
+                 Query(_rate("bronze_keeper_turns_total", "instance", function="increase"),
+                       "{{instance}}: begun"),
+                 Query(_rate("bronze_keeper_failures_total", "instance", function="increase"),
+                       "{{instance}}: failed"))
+    yield _lines("Length of a turn", "s", Query(
+        f'max by (instance) ({of("bronze_keeper_last_turn_duration_seconds")})', "{{instance}}"))
+
+
 ROWS = (
     ("At a glance", _glance), ("Flow", _flow), ("Cycles", _cycles), ("Object store", _store),
     ("Malformed and missing", _malformed), ("Memory and pauses", _memory),
-    ("Processes", _processes),
+    ("Keeper", _keeping), ("Processes", _processes),
 )
 
 

@@ -14,10 +14,10 @@ from enum import StrEnum
 from healthcheck.moment import Moment
 from healthcheck.snapshot import Durations, TopicSnapshot
 from healthcheck.verdict import (
-    Status, deciding_s, is_live, is_ready, is_worker_up, loan_wait_s, state_of,
+    Status, deciding_s, is_live, is_ready, is_worker_up, keeper_wait_s, loan_wait_s, state_of,
     supervisor_silence_s, worker_silence_s,
 )
-from shared.layout import Header, Histogram, Order, Paused, Report
+from shared.layout import Header, Histogram, Keeper, Order, Paused, Report
 from shared.memory import MB
 from shared.protocol import Phase, Standing
 
@@ -64,6 +64,11 @@ def _header(
     name: str, kind: Kind, tells: str, action: str, word: Header, scale: float = 1
 ) -> Metric:
     return _service(name, kind, tells, action, lambda m: m.snapshot.header[word] * scale)
+
+
+def _keeper(name: str, tells: str, action: str, word: Keeper, scale: float) -> Metric:
+    return _service(
+        name, Kind.GAUGE, tells, action, lambda m: m.snapshot.keeper[word] * scale)
 
 
 def _topic(name: str, kind: Kind, tells: str, action: str, value: TopicValue) -> Metric:
@@ -359,4 +364,36 @@ _COMMITTING = (
             Report.OFFSET_COMMIT_FAILURES),
 )
 
-METRICS: tuple[Metric, ...] = _SERVICE + _WORKERS + _READING + _MEMORY + _WRITING + _COMMITTING
+_KEEPING = (
+    _service("bronze_ledger_behind_records", Kind.GAUGE,
+             "Records of the log that are not in the ledger yet; 0 without a keeper.",
+             "Rising for long: the keeper fails, see keeper in /health; no record is trimmed "
+             "before it is in the ledger.",
+             lambda m: m.snapshot.ledger_behind),
+    _header("bronze_keeper_turns_total", Kind.COUNTER,
+            "Turns of the keeper that were begun.",
+            "Flat while records are behind: there is no memory to borrow for it, or no cycle ends.",
+            Header.KEEPER_TURNS),
+    _header("bronze_keeper_failures_total", Kind.COUNTER,
+            "Turns of the keeper that failed, or could not be begun.",
+            "Rising: see keeper in /health; the ingestion is not concerned.",
+            Header.KEEPER_FAILURES),
+    _keeper("bronze_keeper_last_turn_timestamp_seconds",
+            "Unix time at which the keeper's last good turn ended; 0 before the first.",
+            "Old while records are behind: see keeper in /health.",
+            Keeper.LAST_TURN_AT_MS, 1e-3),
+    _keeper("bronze_keeper_last_turn_duration_seconds",
+            "Seconds that turn took.",
+            "Near 20 for long: it catches up, or the object store is slow.",
+            Keeper.LAST_TURN_US, 1e-6),
+    _header("bronze_keeper_borrowed_bytes", Kind.GAUGE,
+            "What the keeper holds of the common budget while it works.",
+            "None; compare it with bronze_memory_budget_bytes.", Header.KEEPER_BORROWED),
+    _service("bronze_keeper_memory_wait_seconds", Kind.GAUGE,
+             "Seconds for which the keeper has waited for others to give memory back; usually 0.",
+             "Above 0 for long: MEMORY_LIMIT_MB is too small, see Memory in the runbook.",
+             lambda m: keeper_wait_s(m.snapshot, m.now_ns)),
+)
+
+METRICS: tuple[Metric, ...] = (
+    _SERVICE + _WORKERS + _READING + _MEMORY + _WRITING + _COMMITTING + _KEEPING)

@@ -11,7 +11,7 @@ from healthcheck.moment import Moment
 from healthcheck.snapshot import TopicSnapshot
 from healthcheck.verdict import shown_trouble, state_of
 from shared.clock import rfc3339
-from shared.layout import Header, Order, Paused, Report
+from shared.layout import Header, Keeper, Order, Paused, Report
 
 _DEAD_LETTERS = (
     Report.DEAD_LETTERS_ENCODING, Report.DEAD_LETTERS_JSON, Report.DEAD_LETTERS_EMPTY,
@@ -49,6 +49,13 @@ def _body(moment: Moment) -> Mapping[str, Any]:
             "last_record": header[Header.LAST_RECORD],
             "completed": header[Header.CYCLES_COMPLETED],
             "aborted": header[Header.CYCLES_ABORTED],
+        },
+        "keeper": {
+            "ledger_behind": snapshot.ledger_behind,
+            "last_turn": _date(snapshot.keeper[Keeper.LAST_TURN_AT_MS]),
+            "turns": header[Header.KEEPER_TURNS],
+            "failures": header[Header.KEEPER_FAILURES],
+            "last_error": asdict(snapshot.keeper_error) if snapshot.keeper_error else None,
         },
         "topics": {topic.name: _topic(moment, topic) for topic in snapshot.topics},
     }

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from shared.block import Block, Slot
 from shared.errors import BlockError
-from shared.layout import Header, Histogram, Order, Paused, Report, unpack
+from shared.layout import Header, Histogram, Keeper, Order, Paused, Report, unpack
 from shared.protocol import Phase, Standing
 
 _STANDINGS = tuple(Standing)
@@ -30,6 +30,7 @@ class About:
     batch_interval_seconds: float
     cycle_deadline_seconds: float
     heartbeat_limit_seconds: float
+    keeper_interval_seconds: float
     memory_limit_mb: int
     loan_budget_bytes: int
 
@@ -92,16 +93,31 @@ class TopicSnapshot:
 class ServiceSnapshot:
     """The whole block.
 
-    header: all words, to be indexed by `Header`.
+    header, keeper: all words, to be indexed by `Header` and `Keeper`.
     phase: None before the supervisor has written one this release knows.
+    keeper_error: the keeper's last error, if no turn has gone well since.
     """
 
     about: About
     header: tuple[int, ...]
+    keeper: tuple[int, ...]
+    keeper_error: Trouble | None
     cycle_id: int
     phase: Phase | None
     cycle_durations: Durations
     topics: tuple[TopicSnapshot, ...]
+
+    @property
+    def ledger_behind(self) -> int:
+        """Records that are not in the ledger yet, as far as this service knows; 0 without one.
+
+        Before the first turn the keeper has not told, and of other instances' records it tells
+        only with each turn.
+        """
+        if not self.about.keeper_interval_seconds:
+            return 0
+        ours = self.header[Header.LAST_RECORD] + 1 - self.keeper[Keeper.NEXT_RECORD]
+        return max(self.keeper[Keeper.BEHIND], ours if self.header[Header.LAST_RECORD] else 0)
 
 
 def take(block: Block) -> ServiceSnapshot:
@@ -111,10 +127,13 @@ def take(block: Block) -> ServiceSnapshot:
         raise BlockError(
             f"{block.path} names {len(about.topics)} topics and has room for {block.topic_count}")
     header = tuple(block.get(word) for word in Header)
+    keeper = tuple(block.keeper(word) for word in Keeper)
     cycle_id, tag = unpack(header[Header.PHASE])
     return ServiceSnapshot(
         about=about,
         header=header,
+        keeper=keeper,
+        keeper_error=_trouble(block.keeper_error.read()) if keeper[Keeper.ERROR_ACTIVE] else None,
         cycle_id=cycle_id,
         phase=_PHASES.get(tag),
         cycle_durations=Durations(*block.cycle_seconds.snapshot()),
@@ -167,6 +186,7 @@ def _about(content: bytes) -> About:
             batch_interval_seconds=float(facts["batch_interval_seconds"]),
             cycle_deadline_seconds=float(facts["cycle_deadline_seconds"]),
             heartbeat_limit_seconds=float(facts["heartbeat_limit_seconds"]),
+            keeper_interval_seconds=float(facts["keeper_interval_seconds"]),
             memory_limit_mb=int(facts["memory_limit_mb"]),
             loan_budget_bytes=int(facts["loan_budget_bytes"]),
         )

@@ -180,6 +180,11 @@ def loan_wait_s(topic: TopicSnapshot, now_ns: int) -> float:
     return _age_s(topic.report[Report.LOAN_WAITED_NS], now_ns) or 0.0
 
 
+def keeper_wait_s(snapshot: ServiceSnapshot, now_ns: int) -> float:
+    """For how many seconds the keeper has waited for memory; 0 when it does not wait."""
+    return _age_s(snapshot.header[Header.KEEPER_LOAN_WAITED_NS], now_ns) or 0.0
+
+
 def deciding_s(snapshot: ServiceSnapshot, now_ns: int) -> float:
     """For how many seconds the present cycle's record is being written; 0 outside of that."""
     if snapshot.phase is not Phase.DECIDING:

@@ -16,7 +16,7 @@ from pathlib import Path
 from shared import layout
 from shared.errors import BlockError
 from shared.layout import (
-    BUCKET_BOUNDS_S, Header, Histogram, Order, Report, check_of, pack, topic_offset, unpack,
+    BUCKET_BOUNDS_S, Header, Histogram, Keeper, Order, Report, check_of, pack, topic_offset, unpack,
 )
 from shared.protocol import Ballot, Phase, Vote
 
@@ -47,6 +47,8 @@ class Block:
         self.cycle_seconds = _HistogramView(
             self._words, layout.CYCLE_HISTOGRAM_OFFSET // layout.WORD_BYTES)
         self._about = _Blob(self._bytes, self._words, layout.ABOUT_OFFSET, layout.ABOUT_BYTES)
+        self.keeper_error = _Blob(
+            self._bytes, self._words, layout.KEEPER_ERROR_OFFSET, layout.TEXT_BYTES)
 
     @classmethod
     def create(cls, path: Path, topic_count: int, about: bytes) -> Block:
@@ -124,6 +126,14 @@ class Block:
     def add(self, word: Header, amount: int = 1) -> None:
         """Raise a header counter; the supervisor's alone."""
         self.set(word, self.get(word) + amount)
+
+    def keeper(self, word: Keeper) -> int:
+        """Read a word of the keeper's."""
+        return self._words[layout.KEEPER_OFFSET // layout.WORD_BYTES + word]
+
+    def set_keeper(self, word: Keeper, value: int) -> None:
+        """Write a word of the keeper's; its child's alone."""
+        self._words[layout.KEEPER_OFFSET // layout.WORD_BYTES + word] = value & _WORD_MAX
 
     def phase(self) -> tuple[int, Phase]:
         """(cycle_id, phase), of one moment; raises `BlockError` for a phase that does not exist."""

@@ -408,6 +408,7 @@ def _build(
             start_deadline_seconds=values["START_DEADLINE_SECONDS"],
             stop_deadline_seconds=values["STOP_DEADLINE_SECONDS"],
             heartbeat_limit_seconds=values["HEARTBEAT_LIMIT_SECONDS"],
+            keeper_interval_seconds=values["KEEPER_INTERVAL_SECONDS"],
             isolate_after=values["ISOLATE_AFTER"],
         ),
         limits=Limits(

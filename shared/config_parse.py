@@ -12,7 +12,7 @@ from typing import Any
 
 from shared.config_settings import Kind, Setting
 from shared.config_types import Secret
-from shared.naming import NAME_CHARACTERS_MAX
+from shared.naming import LEDGER_TOPIC, NAME_CHARACTERS_MAX
 
 TOPICS_MAX = 64
 TOPIC_CHARACTERS_MAX = NAME_CHARACTERS_MAX
@@ -186,6 +186,9 @@ def _check_topic(topic: str) -> None:
         raise Invalid("has an empty entry", "remove the comma too many")
     if topic in (".", ".."):
         raise Invalid(f"{shown(topic)} is not a topic's name in Kafka", "name an existing topic")
+    if topic == LEDGER_TOPIC:
+        raise Invalid(f"{shown(topic)} would have the ledger as its table",
+                      "copy the topic to one of another name, and name that one")
     if len(topic) > TOPIC_CHARACTERS_MAX:
         raise Invalid(f"{shown(topic)} is longer than {TOPIC_CHARACTERS_MAX} characters",
                       "its tables could not be made: file systems and MinIO allow 255 "

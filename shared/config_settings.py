@@ -140,6 +140,9 @@ _CYCLE = (
     Setting("HEARTBEAT_LIMIT_SECONDS", Group.CYCLE, Kind.SECONDS, "60",
             "A worker silent for longer is killed and started anew. At least three times "
             "STORE_TIMEOUT_SECONDS.", 0.3, 3600),
+    Setting("KEEPER_INTERVAL_SECONDS", Group.CYCLE, Kind.SECONDS, "60",
+            "Time between two turns of the keeper, which enters finished cycles into the ledger; "
+            "0 keeps no ledger.", 0, 86400),
     Setting("ISOLATE_AFTER", Group.CYCLE, Kind.INTEGER, "3",
             "Failed cycles after which the others go on without a topic; 0 waits for ever.",
             0, 1_000_000),
@@ -183,7 +186,7 @@ SECRET_PAIRS = (
 
 # Names beginning so are ours alone: an unknown one is a fault even if it is like none of ours.
 OWN_PREFIXES = (
-    "KAFKA_", "LAKE_", "DLQ_", "GAP_", "BATCH_", "CYCLE_", "HEARTBEAT_", "ISOLATE_",
+    "KAFKA_", "LAKE_", "DLQ_", "GAP_", "BATCH_", "CYCLE_", "HEARTBEAT_", "ISOLATE_", "KEEPER_",
     "CARRY_OVER_", "HEALTH_", "MEMORY_",
 )  # fmt: skip
 

@@ -236,13 +236,17 @@ class LakeConfig:
 
 @dataclass(frozen=True, slots=True)
 class CycleConfig:
-    """The times of the cycle, in seconds, and after how many failed cycles a topic is isolated."""
+    """The times of the cycle, in seconds, and after how many failed cycles a topic is isolated.
+
+    keeper_interval_seconds: 0 means that there is no keeper.
+    """
 
     batch_interval_seconds: float
     cycle_deadline_seconds: float
     start_deadline_seconds: float
     stop_deadline_seconds: float
     heartbeat_limit_seconds: float
+    keeper_interval_seconds: float
     isolate_after: int
 
 

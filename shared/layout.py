@@ -1,6 +1,7 @@
 """The byte layout of the shared block: names of words, and nothing else.
 
-    | header words | topic 0: order words | report words | histograms | texts | manifest | topic 1 …
+    | header words | keeper words | topic 0: order words | report words | histograms | texts |
+    manifest | topic 1 …
 
 Every word is an aligned, unsigned 64-bit integer with one writer, so a reader never sees half of
 one.  What must change together is packed in one word (phase with cycle_id, vote with cycle_id) or
@@ -9,6 +10,7 @@ is written before the word that announces it (a manifest before its vote).
 *Header* and *order* words are written by the supervisor, *report* words and histograms by the
 topic's worker; so are its two longer fields, `error` (the worker's last error) and `manifest`; the
 supervisor has an error field of its own per topic (`verdict`), for what a dead worker cannot say.
+*Keeper* words and the keeper's `error` are written by its child, of which there is one at a time.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import zlib
 from enum import IntEnum
 
 MAGIC = int.from_bytes(b"BRONZE-1", "little")
-LAYOUT_VERSION = 3
+LAYOUT_VERSION = 4
 WORD_BYTES = 8
 
 ABOUT_BYTES = 32 * 1024
@@ -51,6 +53,24 @@ class Header(IntEnum):
     SIDECAR_RESTARTS = 16
     LAST_COMPLETED_NS = 17
     DECIDING_SINCE_NS = 18
+    KEEPER_BORROWED = 19
+    KEEPER_LOAN_WAITED_NS = 20
+    KEEPER_TURNS = 21
+    KEEPER_FAILURES = 22
+
+
+class Keeper(IntEnum):
+    """Of the last turn of the keeper that came to its end.
+
+    NEXT_RECORD: the first one that is not in the ledger yet, 0 before the first turn; BEHIND: how
+    many records there are from it on.
+    """
+
+    NEXT_RECORD = 0
+    BEHIND = 1
+    LAST_TURN_AT_MS = 2
+    LAST_TURN_US = 3
+    ERROR_ACTIVE = 4
 
 
 class Order(IntEnum):
@@ -76,6 +96,8 @@ class Report(IntEnum):
     """Per topic, written by the worker; counters go on where a dead incarnation left them.
 
     BORROWED and LOAN_WAITED_NS bind other workers, so the supervisor clears them for a dead one.
+    VALID_THROUGH_MS: up to when every partition the worker has was read, by Kafka's timestamps and
+    what the client has heard of their ends; the present time for who has read all, 0 if unknown.
     """
 
     INCARNATION = 0
@@ -119,6 +141,7 @@ class Report(IntEnum):
     FINISHED_CHECK = 38
     BORROWED = 39
     LOAN_WAITED_NS = 40
+    VALID_THROUGH_MS = 41
 
 
 class Paused(IntEnum):
@@ -144,12 +167,15 @@ BUCKET_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0
 HISTOGRAM_WORDS = len(BUCKET_BOUNDS_S) + 3
 
 HEADER_WORDS = 64
+KEEPER_WORDS = 32
 ORDER_WORDS = 32
 REPORT_WORDS = 64
 
 CYCLE_HISTOGRAM_OFFSET = HEADER_WORDS * WORD_BYTES
 ABOUT_OFFSET = CYCLE_HISTOGRAM_OFFSET + HISTOGRAM_WORDS * WORD_BYTES
-TOPICS_OFFSET = ABOUT_OFFSET + 2 * WORD_BYTES + ABOUT_BYTES
+KEEPER_OFFSET = ABOUT_OFFSET + 2 * WORD_BYTES + ABOUT_BYTES
+KEEPER_ERROR_OFFSET = KEEPER_OFFSET + KEEPER_WORDS * WORD_BYTES
+TOPICS_OFFSET = KEEPER_ERROR_OFFSET + 2 * WORD_BYTES + TEXT_BYTES
 
 ORDER_OFFSET = 0
 REPORT_OFFSET = ORDER_OFFSET + ORDER_WORDS * WORD_BYTES

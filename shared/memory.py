@@ -1,6 +1,7 @@
 """Pure: what each part of the service may hold in memory, derived from the one limit there is.
 
     limit = fixed + topics x (worker base + Kafka queue + floor) + common budget
+    common budget >= keeper
 
 The *fixed* part and the *worker base* are what the processes take with nothing to do.  The *floor*
 is each worker's own, so that every topic always makes progress.  What varies with load beyond it
@@ -26,6 +27,8 @@ workers: 41 to 46 MB with their part of the pages that all share."""
 WORKER_BASE_BYTES = 19 * MB
 """A worker that has read and committed, and has nothing to do.  Measured: 18.3 MB with its part of
 the pages that all share."""
+KEEPER_BYTES = 14 * MB
+"""The keeper's process while it works; borrowed from the common budget before it is born."""
 
 ROW_GROUP_BEST_BYTES = 256 * KIB
 """Measured: this and the batch at half of what they were took 10 MB off eight draining workers,
@@ -92,27 +95,44 @@ class TooLittleMemory(ValueError):
 
 
 def least_limit_mb(topic_count: int) -> int:
-    """The smallest limit with which so many topics can be served."""
+    """The smallest limit with which so many topics can be served, and the keeper works."""
     least = FIXED_BYTES + topic_count * (WORKER_BASE_BYTES + _room_at(SCALE_MIN))
-    return math.ceil(least / MB)
+    limit_mb = math.ceil(least / MB)
+    while _budget(_share(limit_mb, topic_count), topic_count) < KEEPER_BYTES:
+        limit_mb += 1
+    return limit_mb
 
 
 def plan(limit_mb: int, topic_count: int) -> MemoryPlan:
     """What each part gets of `limit_mb`; raises `TooLittleMemory`."""
     if limit_mb < least_limit_mb(topic_count):
         raise TooLittleMemory(limit_mb, topic_count)
-    share = (limit_mb * MB - FIXED_BYTES) // topic_count
-    room = share - WORKER_BASE_BYTES
-    scale = min(1.0, (room - FLOOR_BYTES) / (_room_at(1.0) - FLOOR_BYTES))
+    share = _share(limit_mb, topic_count)
+    scale = _scale(share)
     return MemoryPlan(
         memory_limit_mb=limit_mb,
         worker_share_bytes=share,
         loan_floor_bytes=FLOOR_BYTES,
-        loan_budget_bytes=topic_count * (room - FLOOR_BYTES - _queue_bytes(scale)),
+        loan_budget_bytes=_budget(share, topic_count),
         consume_batch_messages=int(BATCH_BEST_MESSAGES * scale),
         kafka_queue_kilobytes=int(QUEUE_BEST_KILOBYTES * scale),
         row_group_bytes=int(ROW_GROUP_BEST_BYTES * scale),
         upload_bytes=int(UPLOAD_BEST_BYTES * scale))
+
+
+def _share(limit_mb: int, topic_count: int) -> int:
+    return (limit_mb * MB - FIXED_BYTES) // topic_count
+
+
+def _scale(share: int) -> float:
+    """How much of their best sizes the parts of a worker with this share get."""
+    room = share - WORKER_BASE_BYTES - FLOOR_BYTES
+    return min(1.0, room / (_room_at(1.0) - FLOOR_BYTES))
+
+
+def _budget(share: int, topic_count: int) -> int:
+    room = share - WORKER_BASE_BYTES - FLOOR_BYTES
+    return topic_count * (room - _queue_bytes(_scale(share)))
 
 
 def _room_at(scale: float) -> int:

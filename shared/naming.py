@@ -2,6 +2,7 @@
 
     <lake>/bronze_{topic}/          one row per message
     <lake>/dlq_bronze_{topic}/      malformed messages, original bytes
+    <lake>/bronze_cycles/           the ledger: one row per cycle and topic
     <lake>/_bronze/log/{number:020d}.json   start and cycle records
     <lake>/_bronze/tables/{table}.json      this table was made once
 
@@ -25,6 +26,13 @@ def bronze_table(topic: str) -> str:
 def dlq_table(topic: str) -> str:
     """The dead letter table's folder under the lake."""
     return f"dlq_bronze_{topic}"
+
+
+LEDGER_TOPIC = "cycles"
+"""No topic may be called so: its table would be the ledger."""
+LEDGER = bronze_table(LEDGER_TOPIC)
+LEDGER_APP_ID = "bronze/cycles"
+"""The `txn` app id whose version is the next record that belongs into the ledger."""
 
 
 def position_app_id(topic: str, partition: int) -> str:

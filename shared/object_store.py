@@ -126,6 +126,13 @@ class Store:
             return sorted(meta["path"] for chunk in chunks for meta in chunk)
         return _named("list", prefix, listing)
 
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Path -> bytes of every object below a prefix."""
+        def listing() -> dict[str, int]:
+            chunks = obstore.list(self._store, prefix=prefix, chunk_size=LIST_CHUNK)
+            return {meta["path"]: int(meta["size"]) for chunk in chunks for meta in chunk}
+        return _named("list", prefix, listing)
+
     def delete(self, path: str) -> None:
         """See `ObjectStore`."""
         def delete() -> None:

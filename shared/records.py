@@ -76,7 +76,9 @@ class Manifest(msgspec.Struct, frozen=True):
     """One topic's part of a cycle.
 
     flaws counts its dead letters (or skipped) by error class; value_bytes is the size of all its
-    values as Kafka held them, dead letters included.
+    values as Kafka held them, dead letters included.  valid_through_ms: Unix time up to which all
+    partitions its worker had were read, by Kafka's timestamps; 0 when that is not known, and in
+    records of older releases.
     """
 
     topic: str
@@ -86,6 +88,7 @@ class Manifest(msgspec.Struct, frozen=True):
     ranges: tuple[Range, ...]
     flaws: dict[str, int] = {}
     value_bytes: int = 0
+    valid_through_ms: int = 0
 
     @property
     def spans(self) -> tuple[Span, ...]:

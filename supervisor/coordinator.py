@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from shared import protocol
@@ -55,9 +55,11 @@ class Coordinator:
 
     def __init__(
         self, topics: tuple[str, ...], block: Block, decider: Decider, jobs: Jobs, timing: Timing,
-        clock: SystemClock,
+        clock: SystemClock, entered_through: Callable[[], int | None] = lambda: None,
     ) -> None:
+        """entered_through: see `Decider.trim`."""
         self._block, self._decider, self._jobs = block, decider, jobs
+        self._entered_through = entered_through
         self._timing, self._clock = timing, clock
         self._slots = {topic: block.slot(index) for index, topic in enumerate(topics)}
         self.members: dict[str, Member] = {topic: Member() for topic in topics}
@@ -214,7 +216,7 @@ class Coordinator:
         actions = {
             "claim": self._decider.claim_start,
             "watch": self._decider.watch,
-            "trim": self._decider.trim,
+            "trim": lambda: self._decider.trim(self._entered_through()),
             "decide": lambda proposal=self._proposal: self._decider.decide(proposal),
         }
         self._job_kind = kind

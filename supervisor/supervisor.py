@@ -27,6 +27,7 @@ from supervisor.coordinator import Coordinator, Timing
 from supervisor.decider import Decider
 from supervisor.fleet import Death, Fleet
 from supervisor.jobs import Jobs
+from supervisor.keeper import Keeper
 from supervisor.place import find_place
 from supervisor.sidecar import Sidecar
 from supervisor.signals import Signals, drain
@@ -59,6 +60,7 @@ class Supervisor:
         self._block.set(Header.STARTED_AT_MS, self._clock.unix_ms())
         slots = {topic: self._block.slot(index) for index, topic in enumerate(config.topics)}
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._keeper = Keeper(config, self._block, self._clock)
         cycle = config.cycle
         self._coordinator = Coordinator(
             config.topics, self._block,
@@ -67,7 +69,7 @@ class Supervisor:
             Jobs(lambda: os.write(self._wake_write, b"\0")),
             Timing(cycle.batch_interval_seconds, cycle.cycle_deadline_seconds,
                    cycle.start_deadline_seconds, cycle.isolate_after),
-            self._clock)
+            self._clock, lambda: self._keeper.entered_through)
         self._fleet = Fleet(config, str(self._place.path), slots, self._clock)
         self._sidecar = Sidecar(config, str(self._place.path), health_port)
         self._signals = Signals()
@@ -95,6 +97,7 @@ class Supervisor:
                 self._tend_workers(now)
                 self._coordinator.advance(self._clock.monotonic())
                 self._tend_sidecar(now)
+                self._tend_keeper()
                 self._tell_systemd()
                 # What the last record's writing has read of the store's library: 4 MB.
                 self._tidier.now_and_then()
@@ -104,7 +107,7 @@ class Supervisor:
 
     def _wait(self) -> None:
         wait([self._signals.fd, self._wake_read, *self._fleet.waitables(),
-              *self._sidecar.waitables()], TICK_S)
+              *self._sidecar.waitables(), *self._keeper.waitables()], TICK_S)
         drain(self._wake_read)
         self._fleet.drain_wakes()
 
@@ -161,6 +164,10 @@ class Supervisor:
             # The first process waits for the forkserver's imports: our own work, and no freeze.
             self._last_turn = self._clock.monotonic()
 
+    def _tend_keeper(self) -> None:
+        is_between_cycles = self._coordinator.phase is Phase.CONSUMING
+        self._keeper.tend(self._clock.monotonic(), is_between_cycles=is_between_cycles)
+
     def _mourn(self, death: Death) -> None:
         if death.exit_code == WorkerExit.RECYCLED:
             self._coordinator.worker_recycled(death.topic)
@@ -211,6 +218,7 @@ class Supervisor:
             self._fleet.reap(self._clock.monotonic())
             self._fleet.reap_recoveries()
         self._fleet.kill_all()
+        self._keeper.stop()
         self._sidecar.stop()
         self._block.unlink()
         self._place.remove()
@@ -229,6 +237,7 @@ def _about(config: Config) -> bytes:
         "batch_interval_seconds": config.cycle.batch_interval_seconds,
         "cycle_deadline_seconds": config.cycle.cycle_deadline_seconds,
         "heartbeat_limit_seconds": config.cycle.heartbeat_limit_seconds,
+        "keeper_interval_seconds": config.cycle.keeper_interval_seconds,
         "lake": config.lake.uri,
         "dlq_enabled": config.dlq_enabled,
         "memory_limit_mb": config.limits.memory_limit_mb,

@@ -28,7 +28,7 @@ def build_worker(
     reporter = Reporter(slot, clock, topic)
     source = KafkaSource(config.kafka, config.limits, topic, config.instance_id,
                          on_commit_failure=reporter.offsets_refused)
-    tables = TopicTables(store, _table_store(config, store), topic,
+    tables = TopicTables(store, table_store(config, store), topic,
                          dlq_enabled=config.dlq_enabled, on_doubt=reporter.doubt)
     return Worker(Parts(
         config, topic, assignment.incarnation, block, slot, source, tables, RecordLog(store),
@@ -39,7 +39,7 @@ def roll_forward_only(config: Config, topic: str) -> None:
     """Bring every undone record naming `topic` into its tables."""
     store = open_store(config.lake)
     tables = TopicTables(
-        store, _table_store(config, store), topic, dlq_enabled=config.dlq_enabled)
+        store, table_store(config, store), topic, dlq_enabled=config.dlq_enabled)
     tables.open_existing()
     for number, record in RecordLog(store).tail().cycles.items():
         for manifest in record.manifests:
@@ -47,5 +47,6 @@ def roll_forward_only(config: Config, topic: str) -> None:
                 tables.roll_forward(number, manifest)
 
 
-def _table_store(config: Config, store: ObjectStore) -> DeltaStore:
+def table_store(config: Config, store: ObjectStore) -> DeltaStore:
+    """The tables of the configured lake; opens none yet."""
     return DeltaStore(config.lake.uri, config.lake.storage_options(), store)

@@ -11,12 +11,16 @@ Header = tuple[str, bytes | None]
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """Where one partition's messages of a batch begin and end: offsets first to last."""
+    """Where one partition's messages of a batch begin and end: offsets first to last.
+
+    last_timestamp_ms: Kafka's timestamp of the last of them that has one, None when none has.
+    """
 
     partition: int
     first: int
     last: int
     count: int
+    last_timestamp_ms: int | None = None
 
 
 @dataclass(slots=True)
@@ -41,20 +45,25 @@ class Batch:
     def extents(self) -> tuple[Extent, ...]:
         """One per partition in the batch, computed once: messages come in runs of a partition."""
         if self._extents is None:
-            self._extents = tuple(_extents(self.partitions, self.offsets))
+            self._extents = tuple(
+                _extents(self.partitions, self.offsets, self.timestamps_ms))
         return self._extents
 
     def __len__(self) -> int:
         return len(self.offsets)
 
 
-def _extents(partitions: list[int], offsets: list[int]) -> Iterator[Extent]:
+def _extents(
+    partitions: list[int], offsets: list[int], timestamps_ms: list[int | None]
+) -> Iterator[Extent]:
     found: dict[int, Extent] = {}
     start = 0
     for partition, run in groupby(partitions):
         end = start + len(list(run))
         before = found.get(partition)
-        first, count = (offsets[start], 0) if before is None else (before.first, before.count)
-        found[partition] = Extent(partition, first, offsets[end - 1], count + end - start)
+        first, count, stamp = ((offsets[start], 0, None) if before is None
+                               else (before.first, before.count, before.last_timestamp_ms))
+        stamp = next(filter(None, reversed(timestamps_ms[start:end])), stamp)
+        found[partition] = Extent(partition, first, offsets[end - 1], count + end - start, stamp)
         start = end
     yield from found.values()

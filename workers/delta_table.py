@@ -28,17 +28,18 @@ from shared.errors import (
 )
 from shared.object_store import ObjectStore, brief
 from shared.records import DataFile
-from workers.log_entry import append_entry, entry_path, first_entry, unknown_features
+from workers.log_entry import (
+    Commit, append_entry, commit_of, entry_path, entry_version, first_entry, log_folder,
+    unknown_features,
+)
+from workers.parquet_file import STATISTICS
 from workers.schemas import PARTITION_COLUMN
 
 CHECKPOINT_INTERVAL = 20
 """Versions between two checkpoints of the log; a start reads at most that many log entries."""
 
-_CONFIGURATION = {
-    "delta.checkpointInterval": str(CHECKPOINT_INTERVAL),
-    "delta.dataSkippingStatsColumns":
-        "_kafka_partition,_kafka_offset,_kafka_timestamp,_ingested_at",
-}
+COMMITS_MAX = 20_000
+"""Commits looked at in one question: each is one small request."""
 
 
 class Table(Protocol):
@@ -79,6 +80,13 @@ class TableStore(Protocol):
     def check(self, folder: str, table: Table, schema: pa.Schema) -> None:
         """Raise `TableMismatch` unless our rows fit the table."""
 
+    def commits(self, folder: str, since_record: int) -> list[Commit]:
+        """A table's newest commits, newest first, down to the first one of an older record.
+
+        They end earlier where the log was cleaned up, and after COMMITS_MAX of them.  Raises
+        `StorageUnavailable` and `TableUnavailable`.
+        """
+
 
 class DeltaStore:
     """`TableStore` on deltalake and the store of the same lake."""
@@ -102,8 +110,9 @@ class DeltaStore:
 
     def create(self, folder: str, schema: pa.Schema) -> DeltaSnapshot:
         """See `TableStore`."""
-        entry = first_entry(json.loads(DeltaSchema.from_arrow(schema).to_json()), _CONFIGURATION,
-                            str(uuid.uuid4()), self._clock.unix_ms())
+        entry = first_entry(
+            json.loads(DeltaSchema.from_arrow(schema).to_json()), _configuration(schema),
+            str(uuid.uuid4()), self._clock.unix_ms())
         self._store.put_if_absent(entry_path(folder, 0), entry)
         return self._snapshot(folder)
 
@@ -123,6 +132,49 @@ class DeltaStore:
             faults.append(f"it is partitioned by {partition_columns}, not {PARTITION_COLUMN}")
         if faults:
             raise TableMismatch(f"table {folder}: {'; '.join(faults)}")
+
+
+    def commits(self, folder: str, since_record: int) -> list[Commit]:
+        """See `TableStore`."""
+        found: list[Commit] = []
+        newest = self._newest_version(folder)
+        for version in range(newest, max(-1, newest - COMMITS_MAX), -1):
+            entry = self._store.get(entry_path(folder, version))
+            if entry is None:
+                break
+            found.append(_commit(folder, entry, version))
+            record = found[-1].record
+            if record is not None and record < since_record:
+                break
+        return found
+
+    def _newest_version(self, folder: str) -> int:
+        """-1 where there is no log.  Entries below the last checkpoint need no listing."""
+        hint = self._store.get(f"{log_folder(folder)}_last_checkpoint")
+        try:
+            checkpoint = int(json.loads(hint)["version"]) if hint is not None else 0
+        except (ValueError, KeyError, TypeError) as error:
+            raise TableUnavailable(f"table {folder}: _last_checkpoint cannot be read") from error
+        start = entry_path(folder, checkpoint - 1) if checkpoint else ""
+        paths = self._store.list_after(log_folder(folder), start)
+        return max((version for version in map(entry_version, paths) if version is not None),
+                   default=-1)
+
+
+def _configuration(schema: pa.Schema) -> dict[str, str]:
+    """The properties of a new table."""
+    return {
+        "delta.checkpointInterval": str(CHECKPOINT_INTERVAL),
+        "delta.dataSkippingStatsColumns":
+            ",".join(name for name in STATISTICS if name in schema.names),
+    }
+
+
+def _commit(folder: str, entry: bytes, version: int) -> Commit:
+    try:
+        return commit_of(entry, version)
+    except ValueError as error:
+        raise TableUnavailable(f"table {folder}: entry {version} cannot be read") from error
 
 
 class DeltaSnapshot:

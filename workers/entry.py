@@ -28,7 +28,7 @@ that our own modules lie together behind them."""
 
 def main(assignment: Assignment, wake: Any) -> None:
     """Run a worker until it ends; `wake` is a connection whose other end wakes the supervisor."""
-    _settle(assignment.config)
+    settle(assignment.config)
     from shared.block import Block
     from workers.assembly import build_worker
 
@@ -42,22 +42,22 @@ def main(assignment: Assignment, wake: Any) -> None:
     block = Block.attach(Path(assignment.block_path))
     worker = build_worker(assignment, block, wake_supervisor)
     gc.freeze()
-    _leave(_guarded(worker.run, assignment.topic))
+    leave(guarded(worker.run, assignment.topic))
 
 
 def recover(config: Config, topic: str) -> None:
     """Roll a topic forward that undone records name and nobody is configured for any more."""
-    _settle(config)
+    settle(config)
     from workers.assembly import roll_forward_only
 
     def run() -> WorkerExit:
         roll_forward_only(config, topic)
         return WorkerExit.STOPPED_CLEANLY
 
-    _leave(_guarded(run, topic))
+    leave(guarded(run, topic))
 
 
-def _settle(config: Config) -> None:
+def settle(config: Config) -> None:
     """Signals, logging, and an end of its own when the supervisor is gone."""
     from shared.logs import configure
 
@@ -83,7 +83,7 @@ def _leave_with_supervisor() -> None:
     os._exit(WorkerExit.ORPHANED)
 
 
-def _guarded(run: Any, topic: str) -> WorkerExit:
+def guarded(run: Any, topic: str) -> WorkerExit:
     from shared.errors import IngestError
     from shared.logs import log_event
 
@@ -98,7 +98,7 @@ def _guarded(run: Any, topic: str) -> WorkerExit:
     return WorkerExit.FAILED
 
 
-def _leave(code: WorkerExit) -> None:
+def leave(code: WorkerExit) -> None:
     """End without waiting for the clients' own threads."""
     logging.shutdown()
     os._exit(code)

@@ -22,7 +22,7 @@ from confluent_kafka import (
     TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, KafkaException, Message, TopicCollection,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from shared.config import KafkaConfig, Limits
 from shared.errors import (
@@ -33,6 +33,8 @@ from workers.batch import Batch
 
 REQUEST_TIMEOUT_S = 5.0
 """One metadata, watermark or committed-offsets request; well below any heartbeat limit."""
+LATEST_TIMEOUT_S = 1.0
+"""Of a question that a vote asks and can do without."""
 CLOSE_LIMIT_S = 3.0
 LEAVE_POLL_S = 0.05
 METADATA_REFRESH_MS = 5_000
@@ -153,6 +155,9 @@ class Source(Protocol):
 
     def ends(self) -> dict[int, int]:
         """Assigned partition -> high watermark, where known; cheap while reading."""
+
+    def latest(self) -> dict[int, int]:
+        """The same, asked of the brokers now; without those that do not answer soon."""
 
     def rewind(self, offsets: Mapping[int, int]) -> None:
         """Read on from `offsets`; nothing already fetched is delivered."""
@@ -335,6 +340,23 @@ class KafkaSource:
                 break
             if high >= 0:
                 found[index] = high
+        return found
+
+    def latest(self) -> dict[int, int]:
+        """See `Source`."""
+        asked = {TopicPartition(self._topic, index): OffsetSpec.latest()
+                 for index in self._assigned}
+        if not asked:
+            return {}
+        answers = self._admin.list_offsets(asked, request_timeout=LATEST_TIMEOUT_S)
+        give_up_at = time.monotonic() + LATEST_TIMEOUT_S
+        found = {}
+        for part, answer in answers.items():
+            try:
+                left_s = max(0.0, give_up_at - time.monotonic())
+                found[part.partition] = answer.result(timeout=left_s).offset
+            except (KafkaException, TimeoutError):
+                continue
         return found
 
     def rewind(self, offsets: Mapping[int, int]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from shared.records import DataFile
@@ -30,9 +31,50 @@ _RULES = {"invariants": "delta.invariants", "checkConstraints": "delta.constrain
 """Features that ask something only where a column or the table has a property of that name."""
 
 
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What a table's log tells of one version.
+
+    record: the record of ours whose files it added, None for every other commit; at_ms: Unix time
+    by the writer's clock, None where it left none.
+    """
+
+    version: int
+    record: int | None
+    at_ms: int | None
+
+
+def log_folder(folder: str) -> str:
+    """Where a table's log lies under the lake."""
+    return f"{folder}/_delta_log/"
+
+
 def entry_path(folder: str, version: int) -> str:
     """Where the log entry of a table's version lies under the lake."""
-    return f"{folder}/_delta_log/{version:020d}.json"
+    return f"{log_folder(folder)}{version:020d}.json"
+
+
+def entry_version(path: str) -> int | None:
+    """The version in an entry's path; None for a checkpoint and whatever else lies there."""
+    stem = path.rsplit("/", 1)[-1].removesuffix(".json")
+    return int(stem) if len(stem) == 20 and stem.isascii() and stem.isdigit() else None
+
+
+def commit_of(entry: bytes, version: int) -> Commit:
+    """Read what an entry of whichever writer says of its commit; raises ValueError."""
+    for line in entry.splitlines():
+        if b'"commitInfo"' not in line:
+            continue
+        info = json.loads(line).get("commitInfo")
+        if isinstance(info, dict):
+            ours = info.get("bronze")
+            record = ours.get("record") if isinstance(ours, dict) else None
+            return Commit(version, _number(record), _number(info.get("timestamp")))
+    return Commit(version, None, None)
+
+
+def _number(found: Any) -> int | None:
+    return found if isinstance(found, int) and not isinstance(found, bool) else None
 
 
 def first_entry(

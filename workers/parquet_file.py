@@ -29,8 +29,8 @@ SMALL_BATCH_BYTES = 64 * 1024
 small blocks of the heap between large ones, which could then not be joined again: with one in a
 thousand, 80 KB of heap were lost per batch, measured."""
 
-STATISTICS = ("_kafka_partition", "_kafka_offset", "_kafka_timestamp", "_ingested_at")
-"""Columns with minimum and maximum: what a reader of bronze tables filters by."""
+STATISTICS = ("_kafka_partition", "_kafka_offset", "_kafka_timestamp", "_ingested_at", "record")
+"""Columns with minimum and maximum, of the tables that have them: what readers filter by."""
 
 _ENCODINGS = {
     "_kafka_offset": "DELTA_BINARY_PACKED",
@@ -128,7 +128,7 @@ class _Sink:
 def _statistics(footer: pq.FileMetaData) -> str:
     """Minimum, maximum and null count per column as Delta's JSON, from the file's own footer."""
     bounds: dict[str, tuple[int, int]] = {}
-    nulls = dict.fromkeys(STATISTICS, 0)
+    nulls = {name: 0 for name in STATISTICS if name in footer.schema.names}
     groups = [footer.row_group(index) for index in range(footer.num_row_groups)]
     for index, name in enumerate(footer.schema.names):
         if name not in nulls:

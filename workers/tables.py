@@ -81,6 +81,34 @@ def _vanished(folder: str, certificate: str) -> TableVanished:
     return TableVanished(f"table {folder} was made once ({certificate} says so) and is gone")
 
 
+def ensure_table(
+    store: ObjectStore, tables: TableStore, folder: str, schema: pa.Schema
+) -> Table:
+    """A table, made where it never was, and checked.
+
+    Raises `TableMismatch`, `TableVanished` (it was there once) or `StorageUnavailable`.
+    """
+    table = tables.open(folder)
+    certificate = birth_certificate(folder)
+    if table is None:
+        table = _make(store, tables, folder, certificate, schema)
+    tables.check(folder, table, schema)
+    store.put_if_absent(certificate, json.dumps({"table": folder}).encode())
+    return table
+
+
+def _make(
+    store: ObjectStore, tables: TableStore, folder: str, certificate: str, schema: pa.Schema
+) -> Table:
+    """Make a table that never was; another instance may be making it at this moment."""
+    if store.size(certificate) is None:
+        return tables.create(folder, schema)
+    table = tables.open(folder)
+    if table is None:
+        raise _vanished(folder, certificate)
+    return table
+
+
 class TopicTables:
     """The bronze and the dead letter table of one topic."""
 
@@ -105,22 +133,7 @@ class TopicTables:
             self._dlq = self._ensure_one(dlq_table(self._topic), _ROLES[DLQ].schema)
 
     def _ensure_one(self, folder: str, schema: pa.Schema) -> Table:
-        table = self._tables.open(folder)
-        certificate = birth_certificate(folder)
-        if table is None:
-            table = self._make(folder, certificate, schema)
-        self._tables.check(folder, table, schema)
-        self._store.put_if_absent(certificate, json.dumps({"table": folder}).encode())
-        return table
-
-    def _make(self, folder: str, certificate: str, schema: pa.Schema) -> Table:
-        """Make a table that never was; another instance may be making it at this moment."""
-        if self._store.size(certificate) is None:
-            return self._tables.create(folder, schema)
-        table = self._tables.open(folder)
-        if table is None:
-            raise _vanished(folder, certificate)
-        return table
+        return ensure_table(self._store, self._tables, folder, schema)
 
     @property
     def bronze(self) -> Table:

@@ -38,10 +38,11 @@ from workers.batch import Batch
 from workers.decoder import Decoded, decode
 from workers.draft import Draft, FileLimits, Prepared
 from workers.kafka_source import OutOfRange, Source
-from workers.ledger import BlockCounter
 from workers.loan import Loan, Terms
+from workers.loan_words import of_worker
 from workers.pages import Tidier
 from workers.ranges import join
+from workers.read_through import ReadThrough
 from workers.reporter import Reporter
 from workers.tables import TopicTables
 
@@ -146,7 +147,7 @@ class Worker:
         self._file_limits = FileLimits(limits.row_group_bytes, limits.upload_bytes)
         self._appetite = Appetite(
             limits.consume_batch_messages, min(limits.row_group_bytes, limits.cycle_bytes_max))
-        self._loan = Loan(BlockCounter(parts.block, parts.slot), parts.slot.index,
+        self._loan = Loan(of_worker(parts.block, parts.slot), parts.slot.index,
                           Terms(limits.loan_floor_bytes, limits.loan_budget_bytes))
         self._born_at = parts.clock.monotonic()
         self._has_outgrown = False
@@ -164,6 +165,7 @@ class Worker:
         self._finished = Finished()
         self._restart = Restart.NO
         self._gaps: dict[int, OutOfRange] = {}
+        self._read_through = ReadThrough()
         self._paused = Paused.NO
         self._client_is_paused = False
         self._short_since = 0.0
@@ -422,7 +424,7 @@ class Worker:
         if not self._prepared:
             self._reporter.clear_error()
             return Vote.EMPTY
-        manifest = self._manifest()
+        manifest = self._manifest(self._valid_through_ms())
         content = encode(manifest)
         if len(content) > self._slot.manifest.capacity:
             raise ManifestTooLarge(f"{len(content)} bytes, {len(manifest.files)} files")
@@ -448,7 +450,15 @@ class Worker:
         self._draft = self._new_draft(self._draft.book.ends)
         self._p.tidier.after_upload()
 
-    def _manifest(self) -> Manifest:
+    def _valid_through_ms(self) -> int:
+        """What the manifest says of it; only who seems to have read all there is asks for more."""
+        read = self._draft.book.ends
+        if all(read.get(index, 0) < end for index, end in self._p.source.ends().items()):
+            return self._read_through.moment(self._assigned, read, {}, self._clock.unix_ms())
+        at_ms = self._clock.unix_ms()
+        return self._read_through.moment(self._assigned, read, self._p.source.latest(), at_ms)
+
+    def _manifest(self, valid_through_ms: int) -> Manifest:
         flaws: dict[str, int] = {}
         for part in self._prepared:
             for kind, count in part.flaws.items():
@@ -457,7 +467,7 @@ class Worker:
             self._p.topic, self._topic_id, self._p.incarnation,
             tuple(file for part in self._prepared for file in part.files),
             join(part.ranges for part in self._prepared), flaws,
-            sum(part.value_bytes for part in self._prepared))
+            sum(part.value_bytes for part in self._prepared), valid_through_ms)
 
     # -- reading ----------------------------------------------------------------------------
 
@@ -510,6 +520,7 @@ class Worker:
             raise
         if self._draft.sent > sent_before:
             self._p.tidier.after_upload()
+        self._read_through.saw(batch.extents)
         self._read_retry.worked()
         self._read_at = self._clock.monotonic()
         self._slot.count(Report.MESSAGES_CONSUMED, len(batch))
@@ -635,6 +646,7 @@ class Worker:
                     positions[part.partition] = max(positions[part.partition], part.end)
         self._p.source.rewind(positions)
         self._draft = self._new_draft(positions)
+        self._read_through.forget()
         self._gaps = {}
         self._restart = Restart.NO
 
@@ -689,3 +701,5 @@ class Worker:
         lag = sum(max(0, ends[p] - read[p]) for p in self._assigned) if known else 0
         self._slot.set_report(Report.LAG, lag)
         self._slot.set_report(Report.LAG_KNOWN, int(known))
+        self._slot.set_report(Report.VALID_THROUGH_MS, self._read_through.moment(
+            self._assigned, read, ends, self._clock.unix_ms()))

@@ -12,14 +12,16 @@ from shared.errors import CommitConflict, TableMismatch, TableVanished
 from shared.records import DataFile
 from tests.fakes.faults import Faults
 from tests.fakes.store import refused
+from workers.log_entry import Commit
 
 
 @dataclass(frozen=True, slots=True)
-class Commit:
-    """One version of a table."""
+class Version:
+    """One version of a table; record: see `Commit`."""
 
     files: tuple[DataFile, ...]
     txns: Mapping[str, int]
+    record: int | None = None
 
 
 @dataclass
@@ -27,7 +29,7 @@ class TableState:
     """What everybody sees of one table; its version is that of the last commit."""
 
     schema: pa.Schema
-    commits: list[Commit] = field(default_factory=lambda: [Commit((), {})])
+    commits: list[Version] = field(default_factory=lambda: [Version((), {})])
 
     @property
     def version(self) -> int:
@@ -48,7 +50,7 @@ class TableState:
 
     def append(self, txns: Mapping[str, int], files: Sequence[DataFile] = ()) -> None:
         """Commit as somebody else would."""
-        self.commits.append(Commit(tuple(files), dict(txns)))
+        self.commits.append(Version(tuple(files), dict(txns)))
 
 
 class MemoryTables:
@@ -77,6 +79,17 @@ class MemoryTables:
             if index < 0 or found.field(index).type != wanted.type:
                 raise TableMismatch(f"table {folder}: {wanted.name} is not {wanted.type}")
 
+    def commits(self, folder: str, since_record: int) -> list[Commit]:
+        """See `TableStore`; no commit has a time."""
+        with self.faults.around("read commits", folder):
+            found = []
+            versions = self.states[folder].commits if folder in self.states else []
+            for number, version in reversed(list(enumerate(versions))):
+                found.append(Commit(number, version.record, None))
+                if version.record is not None and version.record < since_record:
+                    break
+            return found
+
 
 class MemoryTable:
     """`Table`: a snapshot that a commit of anybody else makes stale."""
@@ -103,7 +116,7 @@ class MemoryTable:
             state = self._state()
             if state.version != self._version:
                 raise CommitConflict(f"table {self._folder} is at version {state.version}")
-            state.commits.append(Commit(tuple(files), dict(txns)))
+            state.commits.append(Version(tuple(files), dict(txns), facts.get("record")))
         self._version += 1
 
     def refresh(self) -> None:

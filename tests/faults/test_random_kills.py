@@ -44,7 +44,8 @@ def test_everything_lands_once_when_processes_are_killed_at_random_moments(
 ) -> None:
     """Whatever dies and whenever, every offset ends up in exactly one table, cycles are whole."""
     generator = random.Random(SEED)
-    scene = Scene(kafka, minio, topic_names(TOPICS), lake_prefix, partitions=PARTITIONS)
+    scene = Scene(kafka, minio, topic_names(TOPICS), lake_prefix, partitions=PARTITIONS,
+                  settings={"KEEPER_INTERVAL_SECONDS": "2"})
     killed: dict[str, int] = {}
     with scene.producer(SEED) as producer, scene.service() as service:
         producer.produce(BACKLOG)

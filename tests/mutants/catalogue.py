@@ -17,6 +17,8 @@ VOTES = "tests/unit/test_void_votes.py"
 RECORD_LOG = "tests/unit/test_record_log.py"
 LOAN = "tests/unit/test_loan.py"
 CLIENT = "tests/unit/test_kafka_client.py"
+LEDGER = "tests/unit/test_ledger.py"
+KEEPER = "tests/unit/test_keeper.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,8 @@ MUTANTS = (
         "                pass\n", (TABLES,)),
     Mutant(
         "a table that vanished is made again", "workers/tables.py",
-        "self._store.size(certificate) is", "None is", (TABLES,)),
+        "    if store.size(certificate) is None:\n        return tables.create",
+        "    if True:\n        return tables.create", (TABLES,)),
     Mutant(
         "where reading begins is not committed before the first message", "workers/worker.py",
         "            tables.begin(starts, self._topic_id)\n"
@@ -265,4 +268,31 @@ MUTANTS = (
         "being recycled counts as a death", "supervisor/respawn.py",
         "    if exit_code == WorkerExit.RECYCLED:\n", "    if False:\n",
         ("tests/unit/test_respawn.py",)),
+    # Ledger
+    Mutant(
+        "a cycle is entered into the ledger before all its topics have committed",
+        "keeper/ledger_rows.py",
+        "    if owing and not is_complete:\n", "    if False:\n", (LEDGER,)),
+    Mutant(
+        "the ledger's position stays where it was", "keeper/ledger.py",
+        "{LEDGER_APP_ID: next_record}", "{LEDGER_APP_ID: position or 0}", (LEDGER,)),
+    Mutant(
+        "records that nobody entered are passed over in silence", "keeper/ledger.py",
+        "        return [missing(position, first - 1, rfc3339(self._unix_ms()))]\n",
+        "        return []\n", (LEDGER,)),
+    Mutant(
+        "a record is trimmed before it is in the ledger", "supervisor/decider.py",
+        "min(self._written_claim, entered_through)", "self._written_claim", (DECIDER,)),
+    Mutant(
+        "the keeper takes memory that it has not borrowed", "supervisor/keeper.py",
+        "        elif self._loan.ask(KEEPER_BYTES, 0, self._clock.monotonic_ns()):\n",
+        "        else:\n", (KEEPER,)),
+    Mutant(
+        "a keeper that waits for memory keeps its place through a flush", "supervisor/keeper.py",
+        "            self._loan.rest(0)\n        elif", "            pass\n        elif", (KEEPER,)),
+    Mutant(
+        "a partition whose end is not known counts as read to its end", "workers/read_through.py",
+        "partition in ends and read.get(partition, -1) >= ends[partition]",
+        "read.get(partition, -1) >= ends.get(partition, 0)",
+        ("tests/unit/test_read_through.py",)),
 )

@@ -21,6 +21,8 @@ from collections.abc import Mapping, Sequence
 import psutil
 
 from tests.rig.checker import check, check_log, group_offsets_equal_txn
+from tests.rig.cycles_checker import TABLE as CYCLES
+from tests.rig.cycles_checker import check_cycles
 from tests.rig.lake import RECORDS, bronze_table, list_numbers, open_lake, table_uri
 from tests.rig.ledger import Ledger
 from tests.rig.producer import LoadProducer
@@ -174,6 +176,9 @@ class Scene:
                 dict.fromkeys(self.topics, self.partitions),
             )
         )
+        if list_numbers(self._lake, f"{CYCLES}/_delta_log"):
+            # A keeper has come to work; most scenes are over before.
+            report.merge(check_cycles(self.lake_uri, self.options, caught_up=False))
         report.assert_ok()
         rows = self.ledger.rows()
         assert rows > 0

@@ -14,7 +14,7 @@ from typing import Any
 from shared.naming import bronze_table, dlq_table, position_app_id
 from shared.records import BRONZE, DLQ, CycleRecord, Manifest, Range, StartRecord, decode
 from tests.fakes.source import Entry, MemoryTopic
-from tests.fakes.tables import Commit
+from tests.fakes.tables import Version
 from tests.simulation.file_twin import read_rows
 
 Place = tuple[str, int, int]
@@ -137,7 +137,7 @@ class Judge:
 
     # -- commits ----------------------------------------------------------------------------
 
-    def committed(self, folder: str, commit: Commit) -> None:
+    def committed(self, folder: str, commit: Version) -> None:
         """A table has a new version."""
         topic, table = self._folders[folder]
         moved = {partition: commit.txns[position_app_id(topic, partition)]

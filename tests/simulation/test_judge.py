@@ -14,7 +14,7 @@ from shared.records import (
     BRONZE, DLQ, CycleRecord, DataFile, Lost, Manifest, Range, StartRecord, encode,
 )
 from tests.fakes.source import Entry, MemoryTopic
-from tests.fakes.tables import Commit
+from tests.fakes.tables import Version
 from tests.simulation.judge import Judge, Violation
 
 GOOD, BAD, CONTROL = Entry(b"1", b"k"), Entry(b"{", None), Entry(control=True)
@@ -59,7 +59,7 @@ class History:
 
     def begin(self, offset: int = 0) -> History:
         """The partition has a first position."""
-        self.judge.committed("bronze_a", Commit((), {"bronze/a/0": offset, "bronze/a/id/i": 1}))
+        self.judge.committed("bronze_a", Version((), {"bronze/a/0": offset, "bronze/a/id/i": 1}))
         return self
 
     def write(self, record: StartRecord | CycleRecord) -> None:
@@ -95,7 +95,7 @@ class History:
         """The manifest is committed to these tables, or both."""
         for table in tables or (DLQ, BRONZE):
             folder = "bronze_a" if table == BRONZE else "dlq_bronze_a"
-            self.judge.committed(folder, Commit(manifest.files_of(table), {"bronze/a/0": 3}))
+            self.judge.committed(folder, Version(manifest.files_of(table), {"bronze/a/0": 3}))
 
 
 def test_a_good_history_passes() -> None:
@@ -161,7 +161,7 @@ def lost_is_held(history: History) -> None:
 
 def undecided_commit(history: History) -> None:
     file = history.file(BRONZE, columns((0, GOOD)))
-    history.start().begin().judge.committed("bronze_a", Commit((file,), {"bronze/a/0": 1}))
+    history.start().begin().judge.committed("bronze_a", Version((file,), {"bronze/a/0": 1}))
 
 
 def commit_twice(history: History) -> None:
@@ -173,20 +173,20 @@ def commit_twice(history: History) -> None:
 def other_file(history: History) -> None:
     manifest = history.usual()
     file = msgspec.structs.replace(manifest.files[1], path="g")
-    history.judge.committed("dlq_bronze_a", Commit((file,), {"bronze/a/0": 3}))
+    history.judge.committed("dlq_bronze_a", Version((file,), {"bronze/a/0": 3}))
 
 
 def other_position(history: History) -> None:
     manifest = history.usual()
     history.judge.committed(
-        "dlq_bronze_a", Commit(manifest.files_of(DLQ), {"bronze/a/0": 2}))
+        "dlq_bronze_a", Version(manifest.files_of(DLQ), {"bronze/a/0": 2}))
 
 
 def newer_first(history: History) -> None:
     history.topic.append(0, GOOD)
     history.usual()
     newer = history.decide(history.file(BRONZE, columns((3, GOOD)), "g"), part=Range(0, 3, 4, 1))
-    history.judge.committed("bronze_a", Commit(newer.files, {"bronze/a/0": 4}))
+    history.judge.committed("bronze_a", Version(newer.files, {"bronze/a/0": 4}))
 
 
 def file_vanished(history: History) -> None:
@@ -213,7 +213,7 @@ def same_row_in_two_records(history: History) -> None:
     history.topic.append(0, GOOD)
     history.commit(history.usual())
     again = history.decide(history.file(BRONZE, columns((0, GOOD)), "g"), part=Range(0, 3, 4, 1))
-    history.judge.committed("bronze_a", Commit(again.files, {"bronze/a/0": 4}))
+    history.judge.committed("bronze_a", Version(again.files, {"bronze/a/0": 4}))
 
 
 def outside_of_ranges(history: History) -> None:

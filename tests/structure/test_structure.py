@@ -14,13 +14,17 @@ import pytest
 from shared.protocol import TRANSITIONS
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("shared", "workers", "supervisor", "healthcheck", "tools", "demo", "bench")
+PACKAGES = (
+    "shared", "workers", "keeper", "supervisor", "healthcheck", "tools", "bronze_reader", "demo",
+    "bench")
 MAY_IMPORT = {
     "shared": {"shared"},
     "workers": {"workers", "shared"},
-    "supervisor": {"supervisor", "workers", "healthcheck", "shared"},
+    "keeper": {"keeper", "workers", "shared"},
+    "supervisor": {"supervisor", "workers", "keeper", "healthcheck", "shared"},
     "healthcheck": {"healthcheck", "shared"},
-    "tools": {"tools", "supervisor", "workers", "shared"},
+    "tools": {"tools", "bronze_reader", "supervisor", "keeper", "workers", "shared"},
+    "bronze_reader": {"bronze_reader"},
     "demo": {"demo"},
     "bench": {"bench", "tests"},
 }
@@ -29,7 +33,8 @@ MAY_IMPORT = {
 ONE_PLACE = {
     "confluent_kafka": {"workers/kafka_source.py", "tools/kafka_probe.py", "demo/broker.py",
                         "demo/feeder.py"},
-    "deltalake": {"workers/delta_table.py", "demo/lake.py"},
+    "deltalake": {"workers/delta_table.py", "tools/lake_probe.py", "bronze_reader/lake.py",
+                  "demo/lake.py"},
     "obstore": {"shared/object_store.py"},
     "flask": {"healthcheck/app.py", "healthcheck/headers.py"},
     "waitress": {"healthcheck/server.py"},
@@ -41,8 +46,9 @@ PURE = (
     "shared/protocol.py", "shared/records.py", "shared/layout.py", "shared/naming.py",
     "shared/errors.py", "shared/exit_codes.py", "workers/decoder.py", "workers/ranges.py",
     "workers/batch.py", "workers/schemas.py", "shared/memory.py", "workers/loan.py",
-    "workers/appetite.py", "supervisor/respawn.py", "healthcheck/verdict.py",
-    "tools/findings.py", "tools/check.py", "tools/report.py", "tools/render.py",
+    "workers/appetite.py", "workers/read_through.py", "workers/log_entry.py",
+    "keeper/ledger_rows.py", "keeper/ledger_schema.py", "supervisor/respawn.py", "healthcheck/verdict.py",
+    "tools/findings.py", "tools/check.py", "tools/tiling.py", "tools/report.py", "tools/render.py",
 )
 IMPURE_MODULES = {
     "os", "time", "socket", "subprocess", "threading", "logging", "pathlib", "random", "sys",
@@ -105,7 +111,7 @@ def test_the_supervisor_knows_of_the_health_page_only_where_it_begins() -> None:
 @pytest.mark.parametrize("library", ONE_PLACE)
 def test_each_client_library_is_imported_in_one_place(library: str) -> None:
     """Its twin, and the next version of the library, concern that place alone."""
-    service = sources("shared", "workers", "supervisor", "healthcheck", "tools", "demo")
+    service = sources(*(package for package in PACKAGES if package != "bench"))
     users = {name_of(path) for path in service if library in tops_of(path)}
     assert users <= ONE_PLACE[library]
     assert users, f"nobody imports {library}"

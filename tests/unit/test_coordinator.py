@@ -61,7 +61,7 @@ class FakeDecider:
         self.looked += 1
         self._meet_trouble()
 
-    def trim(self) -> int:
+    def trim(self, entered_through: int | None = None) -> int:
         """Nothing to trim."""
         self.trimmed += 1
         return 0

@@ -354,6 +354,20 @@ def test_trimming_goes_by_what_a_record_claims_not_by_what_we_know(
     assert lake.log.tail().complete_through == 5
 
 
+def test_no_record_is_trimmed_before_it_is_in_the_ledger(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is gone nobody could enter any more."""
+    monkeypatch.setattr("shared.record_log.RECORDS_KEPT_MIN", 1)
+    decider = lake.decider()
+    for cycle_id in range(1, 6):
+        decider.decide(proposal(cycle_id, manifest("a", cycle_id - 1, cycle_id), a=cycle_id - 1))
+    assert decider.trim(-1) == 0
+    assert decider.trim(2) == 3
+    assert lake.log.numbers() == [3, 4, 5]
+    assert decider.trim(9) == 2
+
+
 def test_no_table_versions_are_published_once_another_instance_writes(lake: Lake) -> None:
     """Our workers' snapshots may lack its commits, so our versions would be a torn cut."""
     decider = lake.decider()

@@ -29,7 +29,7 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 # Words that are no figures: identities, votes, and what /health alone shows.
 NOT_EXPOSED: frozenset[object] = frozenset({
     Report.BALLOT, Report.DONE_RECORD, Report.FINISHED_CHECK, Report.STARTED, Report.FLUSH_WANTED,
-    Report.LAST_COMMIT_NS,
+    Report.LAST_COMMIT_NS, Report.VALID_THROUGH_MS,
     Order.INCLUDED_CYCLE, Order.INCLUDED_RECORD, Order.INCLUDED_CHECK, Order.RESET_CYCLE,
     Order.SPAWNED_AT_MS, Order.STANDING_SINCE_MS, Order.FOREIGN_RECORD,
     Header.MAGIC, Header.LAYOUT_VERSION, Header.TOPIC_COUNT, Header.SUPERVISOR_PID,
@@ -54,7 +54,8 @@ def block(tmp_path: Path) -> Block:
     """Give a block in which nothing has happened yet."""
     about = {"topics": TOPICS, "instance": "0", "service_version": "1.2.3", "lake": "s3://lake",
              "batch_interval_seconds": 10.0, "cycle_deadline_seconds": 30.0,
-             "heartbeat_limit_seconds": 60.0, "memory_limit_mb": 256,
+             "heartbeat_limit_seconds": 60.0, "keeper_interval_seconds": 60.0,
+             "memory_limit_mb": 256,
              "loan_budget_bytes": 26_000_000}
     return Block.create(tmp_path / "block", len(TOPICS), json.dumps(about).encode())
 

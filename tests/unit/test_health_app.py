@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[2]
 ABOUT = {
     "topics": ["orders", "payments"], "instance": "0", "service_version": "1.2.3",
     "batch_interval_seconds": 10.0, "cycle_deadline_seconds": 30.0,
-    "heartbeat_limit_seconds": 60.0, "lake": "s3://lake/bronze", "dlq_enabled": True,
+    "heartbeat_limit_seconds": 60.0, "keeper_interval_seconds": 60.0, "lake": "s3://lake/bronze", "dlq_enabled": True,
     "host": "vm-1", "memory_limit_mb": 256, "loan_budget_bytes": 26_000_000,
 }
 REFUSED = {"at": "2026-03-01T12:00:00.000Z", "name": "StorageUnavailable",
@@ -101,6 +101,8 @@ def test_health_has_exactly_the_promised_shape(block: Block, client: FlaskClient
                     "started_at": "2023-11-14T22:13:20.000Z"},
         "cycle": {"id": 12, "phase": "consuming", "last_completed_at": "2023-11-14T22:14:21.000Z",
                   "last_duration_seconds": 0.2, "last_record": 7, "completed": 6, "aborted": 1},
+        "keeper": {"ledger_behind": 8, "last_turn": None, "turns": 0, "failures": 0,
+                   "last_error": None},
         "topics": {
             "orders": {
                 "state": "active", "pid": 200, "incarnation": 1, "restarts": 0, "lag": 0,

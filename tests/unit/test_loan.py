@@ -13,7 +13,7 @@ from hypothesis.stateful import (
 
 from shared.block import Block
 from shared.layout import Report
-from workers.ledger import BlockCounter
+from workers.loan_words import of_worker
 from workers.loan import Entry, Loan, Terms, claim_of
 
 FLOOR, BUDGET = 100, 1000
@@ -167,7 +167,7 @@ def test_what_was_taken_without_asking_keeps_others_from_more() -> None:
 def test_claims_are_kept_in_the_shared_block(tmp_path: Path) -> None:
     """Each in its own slot, seen by all."""
     block = Block.create(tmp_path / "block", 3, b"{}")
-    loans = [Loan(BlockCounter(block, block.slot(index)), index, TERMS) for index in range(3)]
+    loans = [Loan(of_worker(block, block.slot(index)), index, TERMS) for index in range(3)]
     assert loans[1].ask(FLOOR + 700, 0, now=5)
     assert not loans[2].ask(FLOOR + 700, FLOOR + 1, now=6)
     assert block.reports(Report.BORROWED) == [0, 700, 1]

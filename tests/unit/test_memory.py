@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from shared.config_parse import TOPICS_MAX
 from shared.memory import (
-    BATCH_COPIES, FILE_COPIES, FIXED_BYTES, FLOOR_BYTES, KIB, LIMIT_MB_MAX, MB,
+    BATCH_COPIES, FILE_COPIES, FIXED_BYTES, FLOOR_BYTES, KEEPER_BYTES, KIB, LIMIT_MB_MAX, MB,
     MESSAGE_BYTES_UNKNOWN, MIB, ROW_GROUP_BEST_BYTES, SCALE_MIN, SEND_EARLY_BYTES,
     WORKER_BASE_BYTES, MemoryPlan,
     TooLittleMemory, least_limit_mb, need, plan,
@@ -64,6 +64,13 @@ def test_half_of_all_files_fits_the_budget(planned: tuple[int, MemoryPlan]) -> N
     """Files fill one after the other."""
     topics, found = planned
     assert found.loan_budget_bytes >= topics * FILE_COPIES * found.upload_bytes // 2 - topics
+
+
+@given(plans())
+def test_the_budget_has_room_for_the_keeper(planned: tuple[int, MemoryPlan]) -> None:
+    """It borrows what it takes before it is born; more than there is, only a large message may."""
+    _, found = planned
+    assert found.loan_budget_bytes >= KEEPER_BYTES
 
 
 @given(topic_counts)

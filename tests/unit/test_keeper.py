@@ -1,0 +1,315 @@
+"""The keeper's turns: begun between cycles with borrowed memory, bounded, and never in the way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keeper import turn as turn_module
+from keeper.ledger import Progress
+from keeper.turn import CONFLICTS_MAX, TURN_S, Turn
+from shared.block import Block
+from shared.errors import CommitConflict, StorageUnavailable
+from shared.layout import Header, Report
+from shared.layout import Keeper as Word
+from shared.memory import KEEPER_BYTES
+from supervisor import keeper as keeper_module
+from supervisor.keeper import ANYWAY_S, TURN_MAX_S, Keeper
+from tests.fakes.clock import FakeClock
+from tests.fakes.config import make_config
+from workers.loan import Loan, Terms
+from workers.loan_words import of_worker
+
+INTERVAL_S = 60.0
+
+
+class FakeChild:
+    """A keeper's process: runs until `code` is set, or until it is made certain of."""
+
+    born: list[FakeChild] = []
+
+    def __init__(self, process: Any, pidfd: int | None, born_at: float) -> None:
+        self.pidfd, self.born_at = pidfd, born_at
+        self.code: int | None = None
+        FakeChild.born.append(self)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended."""
+        return self.code is not None
+
+    def make_certain(self) -> int:
+        """Kill it if need be."""
+        return -9 if self.code is None else self.code
+
+
+class Rig:
+    """A keeper over a block, with a clock that moves when told to."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, interval_s: str = "60") -> None:
+        FakeChild.born = []
+        monkeypatch.setattr(keeper_module, "Child", FakeChild)
+        monkeypatch.setattr(keeper_module, "start", self.start)
+        self.clock = FakeClock()
+        self.refusal: Exception | None = None
+        self.config = make_config(("a", "b"), {"KEEPER_INTERVAL_SECONDS": interval_s})
+        self.block = Block.create(folder / "block", 2, b"{}")
+        self.keeper = Keeper(self.config, self.block, self.clock)
+
+    def start(self, process: Any) -> int:
+        """Start it, or be refused."""
+        if self.refusal is not None:
+            raise self.refusal
+        return 99
+
+    def turn(self, seconds: float = 0.0, *, is_between_cycles: bool = True) -> None:
+        """Let time pass and the main loop turn."""
+        self.clock.advance(seconds)
+        self.keeper.tend(self.clock.monotonic(), is_between_cycles=is_between_cycles)
+
+    @property
+    def running(self) -> int:
+        """How many processes were born."""
+        return len(FakeChild.born)
+
+    def borrow(self, share: float) -> Loan:
+        """Let a worker borrow a share of the common budget."""
+        limits = self.config.limits
+        loan = Loan(of_worker(self.block, self.block.slot(0)), 0,
+                    Terms(0, limits.loan_budget_bytes))
+        assert loan.ask(int(limits.loan_budget_bytes * share), 0, 1)
+        return loan
+
+
+@pytest.fixture
+def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
+    """Give a keeper whose service has decided record 5."""
+    made = Rig(tmp_path, monkeypatch)
+    made.block.set(Header.LAST_RECORD, 5)
+    return made
+
+
+def test_a_turn_is_taken_after_each_interval(rig: Rig) -> None:
+    """The first one a whole interval after the start, which has enough to do."""
+    rig.turn(INTERVAL_S - 1)
+    assert rig.running == 0
+    rig.turn(1)
+    assert rig.running == 1
+    FakeChild.born[0].code = 0
+    rig.turn(1)
+    rig.turn(INTERVAL_S - 2)
+    assert rig.running == 1
+    rig.turn(2)
+    assert rig.running == 2
+    assert rig.block.get(Header.KEEPER_TURNS) == 2
+    assert rig.block.get(Header.KEEPER_FAILURES) == 0
+
+
+def test_there_is_one_turn_at_a_time(rig: Rig) -> None:
+    """A long one delays the next."""
+    rig.turn(INTERVAL_S)
+    rig.turn(INTERVAL_S)
+    assert rig.running == 1
+
+
+def test_a_turn_begins_between_two_cycles_only(rig: Rig) -> None:
+    """A flush has the store and the processor for itself."""
+    rig.turn(INTERVAL_S, is_between_cycles=False)
+    assert rig.running == 0
+    assert rig.block.get(Header.KEEPER_LOAN_WAITED_NS) == 0
+    rig.turn()
+    assert rig.running == 1
+
+
+def test_its_memory_is_borrowed_before_it_is_born_and_given_back(rig: Rig) -> None:
+    """All processes together stay within the limit."""
+    loan = rig.borrow(1.0)
+    rig.turn(INTERVAL_S)
+    assert rig.running == 0
+    assert rig.block.get(Header.KEEPER_LOAN_WAITED_NS) > 0
+    loan.rest(0)
+    rig.turn(1)
+    assert rig.running == 1
+    assert rig.block.get(Header.KEEPER_BORROWED) == KEEPER_BYTES
+    FakeChild.born[0].code = 0
+    rig.turn(1)
+    assert rig.block.get(Header.KEEPER_BORROWED) == 0
+
+
+def test_who_waits_for_memory_through_a_long_flush_gives_its_place_up(rig: Rig) -> None:
+    """Else nobody could borrow while the store is away, and nobody would read."""
+    rig.borrow(1.0)
+    rig.turn(INTERVAL_S)
+    assert rig.block.get(Header.KEEPER_LOAN_WAITED_NS) > 0
+    rig.turn(1, is_between_cycles=False)
+    assert rig.block.get(Header.KEEPER_LOAN_WAITED_NS) == 0
+
+
+def test_an_idle_service_takes_no_turn(rig: Rig) -> None:
+    """Everything decided is in the ledger; now and then it looks whether others wrote."""
+    rig.block.set_keeper(Word.NEXT_RECORD, 6)
+    rig.turn(INTERVAL_S)
+    rig.turn(INTERVAL_S)
+    assert rig.running == 0
+    rig.turn(ANYWAY_S)
+    assert rig.running == 1
+
+
+@pytest.mark.parametrize("word", ["decided", "behind"])
+def test_a_turn_is_taken_for_whatever_is_not_in_the_ledger(rig: Rig, word: str) -> None:
+    """A record of ours, or what the last turn left."""
+    rig.block.set_keeper(Word.NEXT_RECORD, 6)
+    if word == "decided":
+        rig.block.set(Header.LAST_RECORD, 6)
+    else:
+        rig.block.set_keeper(Word.BEHIND, 1)
+    rig.turn(INTERVAL_S)
+    assert rig.running == 1
+
+
+def test_a_turn_that_does_not_end_is_killed(rig: Rig) -> None:
+    """A store may hold a request for ever; any moment is safe."""
+    rig.turn(INTERVAL_S)
+    rig.turn(TURN_MAX_S - 1)
+    assert rig.block.get(Header.KEEPER_FAILURES) == 0
+    rig.turn(1)
+    assert rig.block.get(Header.KEEPER_FAILURES) == 1
+    assert rig.block.get(Header.KEEPER_BORROWED) == 0
+
+
+@pytest.mark.parametrize("refusal", [OSError(11, "no process"), EOFError()])
+def test_a_refused_process_is_tried_again_and_holds_nothing(rig: Rig, refusal: Exception) -> None:
+    """The host is short of processes: ingestion needs them more."""
+    rig.refusal = refusal
+    rig.turn(INTERVAL_S)
+    assert rig.block.get(Header.KEEPER_FAILURES) == 1
+    assert rig.block.get(Header.KEEPER_BORROWED) == 0
+    rig.refusal = None
+    rig.turn(1)
+    assert rig.running == 0
+    rig.turn(INTERVAL_S)
+    assert rig.running == 1
+
+
+def test_without_an_interval_there_is_no_keeper(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Records are then trimmed without waiting for a ledger."""
+    rig = Rig(tmp_path, monkeypatch, "0")
+    rig.block.set(Header.LAST_RECORD, 5)
+    rig.turn(10 * ANYWAY_S)
+    assert rig.running == 0
+    assert rig.keeper.entered_through is None
+
+
+def test_trimming_waits_for_the_first_turn(rig: Rig) -> None:
+    """Before it nobody knows what is in the ledger."""
+    assert rig.keeper.entered_through == -1
+    rig.block.set_keeper(Word.NEXT_RECORD, 4)
+    assert rig.keeper.entered_through == 3
+
+
+def test_a_stop_ends_a_turn_where_it_is(rig: Rig) -> None:
+    """The next service enters what it had not committed."""
+    rig.turn(INTERVAL_S)
+    rig.keeper.stop()
+    assert rig.block.get(Header.KEEPER_BORROWED) == 0
+    assert rig.keeper.waitables() == []
+
+
+# -- one turn -----------------------------------------------------------------------------------
+
+
+class FakeLedger:
+    """Gives what it was told to, one answer or error for each call."""
+
+    def __init__(self, *answers: Progress | Exception) -> None:
+        self.answers = list(answers)
+
+    def advance(self) -> Progress:
+        """The next answer."""
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def taken(tmp_path: Path, *answers: Progress | Exception) -> tuple[bool, Block, FakeLedger]:
+    """Take a turn: whether it went well, the block, what is left of the ledger's answers."""
+    block, ledger = Block.create(tmp_path / "block", 1, b"{}"), FakeLedger(*answers)
+    return Turn(ledger, block, FakeClock()).run(), block, ledger  # type: ignore[arg-type]
+
+
+def test_a_turn_goes_on_until_everything_is_entered(tmp_path: Path) -> None:
+    """Records that came while no keeper ran take several commits."""
+    went_well, block, ledger = taken(tmp_path, Progress(100, 50, 100), Progress(150, 0, 50))
+    assert went_well
+    assert ledger.answers == []
+    assert (block.keeper(Word.NEXT_RECORD), block.keeper(Word.BEHIND)) == (150, 0)
+    assert block.keeper(Word.LAST_TURN_AT_MS) > 0
+
+
+def test_a_turn_ends_where_a_cycle_is_not_complete(tmp_path: Path) -> None:
+    """The next turn may find it complete."""
+    went_well, block, ledger = taken(tmp_path, Progress(3, 2, 3), Progress(3, 2, 0))
+    assert went_well and ledger.answers == []
+    assert block.keeper(Word.BEHIND) == 2
+
+
+def test_a_turn_is_bounded_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left is the next one's."""
+    monkeypatch.setattr(turn_module, "TURN_S", -1.0)
+    assert TURN_S > 0
+    _, block, ledger = taken(tmp_path, Progress(100, 50, 100), Progress(150, 0, 50))
+    assert len(ledger.answers) == 1
+    assert block.keeper(Word.NEXT_RECORD) == 100
+
+
+def test_a_failed_turn_says_why_and_keeps_what_was_entered(tmp_path: Path) -> None:
+    """In /health and in the log."""
+    went_well, block, _ = taken(
+        tmp_path, Progress(100, 50, 100), StorageUnavailable("put", "x", "503"))
+    assert not went_well
+    assert block.keeper(Word.NEXT_RECORD) == 100
+    assert block.keeper(Word.ERROR_ACTIVE) == 1
+    found = json.loads(block.keeper_error.read() or b"")
+    assert found["name"] == "StorageUnavailable"
+    assert found["what_to_do"]
+
+
+def test_a_good_turn_clears_the_error(tmp_path: Path) -> None:
+    """What stands there concerns the present."""
+    block = Block.create(tmp_path / "block", 1, b"{}")
+    for answer in (StorageUnavailable("put", "x", "503"), Progress(1, 0, 0)):
+        Turn(FakeLedger(answer), block, FakeClock()).run()  # type: ignore[arg-type]
+    assert block.keeper(Word.ERROR_ACTIVE) == 0
+
+
+def test_another_keeper_that_was_first_is_no_error(tmp_path: Path) -> None:
+    """Two instances share a lake; but for ever it must not win."""
+    went_well, _, _ = taken(tmp_path, CommitConflict("taken"), Progress(1, 0, 0))
+    assert went_well
+
+
+def test_conflicts_without_end_are_an_error(tmp_path: Path) -> None:
+    """Somebody commits to the ledger without a pause."""
+    went_well, block, ledger = taken(
+        tmp_path, *[CommitConflict("taken")] * (CONFLICTS_MAX + 2))
+    assert not went_well
+    assert len(ledger.answers) == 1
+    assert block.keeper(Word.ERROR_ACTIVE) == 1
+
+
+def test_keepers_words_are_its_own(tmp_path: Path) -> None:
+    """They lie beside the topics' and the header's."""
+    block = Block.create(tmp_path / "block", 1, b"about")
+    for word in Word:
+        block.set_keeper(word, 1000 + word)
+    block.keeper_error.write(b"e" * 4096)
+    assert [block.keeper(word) for word in Word] == [1000 + word for word in Word]
+    assert block.about() == b"about"
+    assert block.slot(0).report(Report.INCARNATION) == 0
+    assert block.slot(0).error.read() is None
