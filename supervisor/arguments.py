@@ -29,6 +29,7 @@ class Tool(NamedTuple):
 
 TOOLS: Mapping[str, Tool] = {
     "check": Tool("tools.check_command", "look at everything a start needs, change nothing"),
+    "verify": Tool("tools.verify_command", "prove that every offset has exactly one fate"),
 }
 """By name.  Tools are imported when they are asked for: to the service they cost nothing."""
 

@@ -1,0 +1,247 @@
+"""The ledger read as data; see the package.  Reads only, keeps nothing but open tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+from deltalake import DeltaTable
+from deltalake.exceptions import TableNotFoundError
+
+LEDGER = "bronze_cycles"
+_CUT_COLUMNS = ["record", "cycle_id", "instance", "topic", "decided_at", "completed_at",
+                "valid_through", "table_version", "dlq_table_version", "dead_letters"]
+_ARRIVAL_COLUMNS = ["record", "cycle_id", "topic", "decided_at", "rows", "dead_letters", "ranges"]
+
+
+class ReaderError(Exception):
+    """Base of what this package raises by itself; what the store raises passes through."""
+
+
+class LedgerMissing(ReaderError):
+    """There is no ledger at this place, or nothing in it yet."""
+
+
+class CycleNotFound(ReaderError):
+    """No cycle in the ledger is the one that was asked for."""
+
+
+class CycleAmbiguous(ReaderError):
+    """Several instances have a cycle of this number."""
+
+
+class TopicNotInCut(ReaderError):
+    """The topic had brought nothing up to this cycle."""
+
+
+class VersionUnknown(ReaderError):
+    """The table's log was cleaned up before the cycle was entered: no version is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Offsets [start, end) of one partition."""
+
+    partition: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What one cycle brought one topic."""
+
+    record: int
+    cycle_id: int
+    topic: str
+    decided_at: datetime
+    rows: int
+    dead_letters: int
+    spans: tuple[Span, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """All tables as of one completed cycle.
+
+    record: its number in the lake's log, by which cycles are ordered.
+    completed_at: when its last topic became visible; None where that is not known any more.
+    valid_through: topic -> the moment up to which Kafka had been read, None where not known.
+    versions: table -> version; None where it is not known any more.
+    """
+
+    record: int
+    cycle_id: int
+    decided_at: datetime
+    completed_at: datetime | None
+    valid_through: Mapping[str, datetime | None]
+    versions: Mapping[str, int | None]
+    _lake: Lake = field(repr=False, compare=False)
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """The topics that had brought something by then."""
+        return tuple(sorted(self.valid_through))
+
+    def uri(self, topic: str, *, dlq: bool = False) -> str:
+        """Where the topic's table lies; raises `TopicNotInCut`."""
+        return self._lake.uri_of(self._table(topic, dlq=dlq))
+
+    def version(self, topic: str, *, dlq: bool = False) -> int:
+        """The version of the topic's table in this cut.
+
+        A DLQ table without dead letters up to then is at version 0: empty.  Raises
+        `TopicNotInCut` and `VersionUnknown`.
+        """
+        table = self._table(topic, dlq=dlq)
+        version = self.versions[table]
+        if version is None:
+            raise VersionUnknown(f"{table} as of record {self.record}: its log was cleaned up "
+                                 "before the cycle was entered into the ledger")
+        return version
+
+    def open(self, topic: str, *, dlq: bool = False) -> DeltaTable:
+        """The topic's table at the version of this cut; raises as `version`."""
+        return DeltaTable(self.uri(topic, dlq=dlq), version=self.version(topic, dlq=dlq),
+                          storage_options=self._lake.storage_options)
+
+    def _table(self, topic: str, *, dlq: bool) -> str:
+        if topic not in self.valid_through:
+            raise TopicNotInCut(f"topic {topic} has brought nothing up to record {self.record}; "
+                                f"there are: {', '.join(self.topics)}")
+        return f"dlq_bronze_{topic}" if dlq else f"bronze_{topic}"
+
+
+class Lake:
+    """A lake by its base URI and the options its store needs, as deltalake takes them."""
+
+    def __init__(self, uri: str, storage_options: Mapping[str, str] | None = None) -> None:
+        self._uri = uri.rstrip("/")
+        self.storage_options = dict(storage_options or {})
+
+    def uri_of(self, table: str) -> str:
+        """Where a table lies."""
+        return f"{self._uri}/{table}"
+
+    def cut(
+        self, *, cycle_id: int | None = None, record: int | None = None, at: datetime | None = None,
+        instance: str | None = None,
+    ) -> Cut:
+        """The tables as of a cycle: the newest one, or the one that is named.
+
+        at: the last cycle that was complete at that moment.  instance: of two services on one
+        lake that both have the cycle_id.  Raises `LedgerMissing`, `CycleNotFound` and
+        `CycleAmbiguous`; ValueError when more than one of cycle_id, record and at is given.
+        """
+        if sum(given is not None for given in (cycle_id, record, at)) > 1:
+            raise ValueError("give one of cycle_id, record and at")
+        rows = self._rows(_CUT_COLUMNS, ds.field("status") == "committed")
+        chosen = _choose(rows, cycle_id, record, at, instance)
+        return self._cut_at(chosen, rows)
+
+    def between(self, after: Cut | int | None, until: Cut | int | None = None) -> list[Arrival]:
+        """What came behind `after` (None: from the beginning), up to and with `until` (None: the
+        newest), in the order of the cycles; both may be records' numbers."""
+        low, high = _record(after), _record(until)
+        wanted = ds.field("status") == "committed"
+        if low is not None:
+            wanted &= ds.field("record") > low
+        if high is not None:
+            wanted &= ds.field("record") <= high
+        rows = sorted(self._rows(_ARRIVAL_COLUMNS, wanted),
+                      key=lambda row: (row["record"], row["topic"]))
+        return [_arrival(row) for row in rows]
+
+    def rows_between(
+        self, topic: str, after: Cut | int | None, until: Cut, *, dlq: bool = False,
+    ) -> pa.RecordBatchReader:
+        """The rows of a topic that came behind `after` up to and with `until`.
+
+        They are found by their offsets, so it does not matter whether files were compacted since.
+        """
+        table = until.open(topic, dlq=dlq).to_pyarrow_dataset()
+        wanted = None
+        for span in self._spans(topic, after, until):
+            part = ((ds.field("_kafka_partition") == span.partition)
+                    & (ds.field("_kafka_offset") >= span.start)
+                    & (ds.field("_kafka_offset") < span.end))
+            wanted = part if wanted is None else wanted | part
+        if wanted is None:
+            return pa.RecordBatchReader.from_batches(table.schema, iter(()))
+        return table.scanner(filter=wanted).to_reader()
+
+    def _spans(self, topic: str, after: Cut | int | None, until: Cut) -> Iterator[Span]:
+        """Ranges of a partition follow each other without a hole, so one span covers them."""
+        joined: dict[int, Span] = {}
+        for arrival in self.between(after, until):
+            for span in arrival.spans if arrival.topic == topic else ():
+                first = joined.get(span.partition, span)
+                joined[span.partition] = Span(span.partition, first.start, span.end)
+        yield from joined.values()
+
+    def _cut_at(self, chosen: Mapping[str, Any], rows: list[dict[str, Any]]) -> Cut:
+        versions: dict[str, int | None] = {}
+        valid_through: dict[str, datetime | None] = {}
+        for row in sorted(rows, key=lambda row: row["record"]):
+            topic = row["topic"]
+            if row["record"] > chosen["record"]:
+                break
+            versions[f"bronze_{topic}"] = row["table_version"]
+            valid_through[topic] = row["valid_through"]
+            # Without dead letters the table stays where it was; with them a null is no version.
+            before = versions.setdefault(f"dlq_bronze_{topic}", 0)
+            versions[f"dlq_bronze_{topic}"] = (
+                row["dlq_table_version"] if row["dead_letters"] else before)
+        return Cut(chosen["record"], chosen["cycle_id"], chosen["decided_at"],
+                   chosen["completed_at"], valid_through, versions, self)
+
+    def _rows(self, columns: list[str], wanted: ds.Expression) -> list[dict[str, Any]]:
+        try:
+            ledger = DeltaTable(self.uri_of(LEDGER), storage_options=self.storage_options)
+        except TableNotFoundError as error:
+            raise LedgerMissing(f"there is no {LEDGER} at {self._uri}: has a service with "
+                                "KEEPER_INTERVAL_SECONDS above 0 written there?") from error
+        found = ledger.to_pyarrow_dataset().to_table(columns=columns, filter=wanted)
+        rows: list[dict[str, Any]] = found.to_pylist()
+        return rows
+
+
+def _choose(
+    rows: list[dict[str, Any]], cycle_id: int | None, record: int | None, at: datetime | None,
+    instance: str | None,
+) -> dict[str, Any]:
+    """One row of the cycle that was asked for."""
+    if not rows:
+        raise LedgerMissing("no cycle is in the ledger yet")
+    if instance is not None:
+        rows = [row for row in rows if row["instance"] == instance]
+    if cycle_id is not None:
+        rows = [row for row in rows if row["cycle_id"] == cycle_id]
+        if len({row["record"] for row in rows}) > 1:
+            raise CycleAmbiguous(f"cycle {cycle_id} is in records "
+                                 f"{sorted({row['record'] for row in rows})}: give an instance "
+                                 "or a record")
+    if record is not None:
+        rows = [row for row in rows if row["record"] == record]
+    if at is not None:
+        # Of two instances' cycles the later record may be complete first; a cut has them all.
+        late = [row["record"] for row in rows if (row["completed_at"] or row["decided_at"]) > at]
+        rows = [row for row in rows if row["record"] < min(late, default=row["record"] + 1)]
+    if not rows:
+        raise CycleNotFound("no cycle in the ledger is the one that was asked for")
+    return max(rows, key=lambda row: int(row["record"]))
+
+
+def _record(given: Cut | int | None) -> int | None:
+    return given.record if isinstance(given, Cut) else given
+
+
+def _arrival(row: Mapping[str, Any]) -> Arrival:
+    return Arrival(
+        row["record"], row["cycle_id"], row["topic"], row["decided_at"], row["rows"],
+        row["dead_letters"],
+        tuple(Span(part["partition"], part["start"], part["end"]) for part in row["ranges"]))
