@@ -203,8 +203,8 @@ class Lake:
         try:
             ledger = DeltaTable(self.uri_of(LEDGER), storage_options=self.storage_options)
         except TableNotFoundError as error:
-            raise LedgerMissing(f"there is no {LEDGER} at {self._uri}: has a service with "
-                                "KEEPER_INTERVAL_SECONDS above 0 written there?") from error
+            raise LedgerMissing(f"there is no {LEDGER} at {self._uri}: is that the lake's base "
+                                "URI, and has its service run for a minute?") from error
         found = ledger.to_pyarrow_dataset().to_table(columns=columns, filter=wanted)
         rows: list[dict[str, Any]] = found.to_pylist()
         return rows

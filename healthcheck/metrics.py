@@ -66,9 +66,10 @@ def _header(
     return _service(name, kind, tells, action, lambda m: m.snapshot.header[word] * scale)
 
 
-def _keeper(name: str, tells: str, action: str, word: Keeper, scale: float) -> Metric:
-    return _service(
-        name, Kind.GAUGE, tells, action, lambda m: m.snapshot.keeper[word] * scale)
+def _keeper(
+    name: str, tells: str, action: str, word: Keeper, scale: float, kind: Kind = Kind.GAUGE
+) -> Metric:
+    return _service(name, kind, tells, action, lambda m: m.snapshot.keeper[word] * scale)
 
 
 def _topic(name: str, kind: Kind, tells: str, action: str, value: TopicValue) -> Metric:
@@ -366,7 +367,7 @@ _COMMITTING = (
 
 _KEEPING = (
     _service("bronze_ledger_behind_records", Kind.GAUGE,
-             "Records of the log that are not in the ledger yet; 0 without a keeper.",
+             "Records of the log that are not in the ledger yet.",
              "Rising for long: the keeper fails, see keeper in /health; no record is trimmed "
              "before it is in the ledger.",
              lambda m: m.snapshot.ledger_behind),
@@ -386,6 +387,14 @@ _KEEPING = (
             "Seconds that turn took.",
             "Near 20 for long: it catches up, or the object store is slow.",
             Keeper.LAST_TURN_US, 1e-6),
+    _keeper("bronze_keeper_checkpoints_total",
+            "Checkpoints of tables' logs that the keeper has written.",
+            "Flat for hours while commits go on: see keeper in /health; starts take longer.",
+            Keeper.CHECKPOINTS, 1, Kind.COUNTER),
+    _keeper("bronze_keeper_log_entries_deleted_total",
+            "Entries of tables' logs deleted after their retention.",
+            "None; they are deleted long after a checkpoint covers them.",
+            Keeper.LOG_ENTRIES_DELETED, 1, Kind.COUNTER),
     _header("bronze_keeper_borrowed_bytes", Kind.GAUGE,
             "What the keeper holds of the common budget while it works.",
             "None; compare it with bronze_memory_budget_bytes.", Header.KEEPER_BORROWED),

@@ -30,7 +30,6 @@ class About:
     batch_interval_seconds: float
     cycle_deadline_seconds: float
     heartbeat_limit_seconds: float
-    keeper_interval_seconds: float
     memory_limit_mb: int
     loan_budget_bytes: int
 
@@ -109,13 +108,11 @@ class ServiceSnapshot:
 
     @property
     def ledger_behind(self) -> int:
-        """Records that are not in the ledger yet, as far as this service knows; 0 without one.
+        """Records that are not in the ledger yet, as far as this service knows.
 
         Before the first turn the keeper has not told, and of other instances' records it tells
         only with each turn.
         """
-        if not self.about.keeper_interval_seconds:
-            return 0
         ours = self.header[Header.LAST_RECORD] + 1 - self.keeper[Keeper.NEXT_RECORD]
         return max(self.keeper[Keeper.BEHIND], ours if self.header[Header.LAST_RECORD] else 0)
 
@@ -186,7 +183,6 @@ def _about(content: bytes) -> About:
             batch_interval_seconds=float(facts["batch_interval_seconds"]),
             cycle_deadline_seconds=float(facts["cycle_deadline_seconds"]),
             heartbeat_limit_seconds=float(facts["heartbeat_limit_seconds"]),
-            keeper_interval_seconds=float(facts["keeper_interval_seconds"]),
             memory_limit_mb=int(facts["memory_limit_mb"]),
             loan_budget_bytes=int(facts["loan_budget_bytes"]),
         )

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 
 from keeper.ledger import Ledger, Progress
+from keeper.table_log import TableLog
 from shared.block import Block
 from shared.clock import SystemClock, rfc3339
 from shared.config import Config
 from shared.errors import CommitConflict, IngestError
 from shared.layout import Keeper
 from shared.logs import log_event
+from shared.naming import LEDGER, bronze_table, dlq_table
 from shared.object_store import open_store
 from shared.record_log import RecordLog
 from workers.assembly import table_store
@@ -28,32 +31,63 @@ CONFLICTS_MAX = 5
 def build_turn(config: Config, block: Block) -> Turn:
     """A turn on the configured lake; makes no request yet."""
     store, clock = open_store(config.lake), SystemClock()
-    ledger = Ledger(store, table_store(config, store), RecordLog(store), clock.unix_ms)
-    return Turn(ledger, block, clock)
+    tables = table_store(config, store)
+    folders = [LEDGER, *map(bronze_table, config.topics), *map(dlq_table, config.topics)]
+    return Turn(
+        Ledger(store, tables, RecordLog(store), clock.unix_ms),
+        [TableLog(store, tables, folder, clock.unix_ms) for folder in folders], block, clock)
 
 
 class Turn:
     """See the module."""
 
-    def __init__(self, ledger: Ledger, block: Block, clock: SystemClock) -> None:
-        self._ledger, self._block, self._clock = ledger, block, clock
+    def __init__(
+        self, ledger: Ledger, table_logs: Sequence[TableLog], block: Block, clock: SystemClock
+    ) -> None:
+        self._ledger, self._table_logs = ledger, table_logs
+        self._block, self._clock = block, clock
 
     def run(self) -> bool:
-        """Whether all of it was done; an error is in the block and in the log."""
+        """Whether all of it was done; errors are in the log, the last one in the block."""
         began = self._clock.monotonic()
+        went_well, entered = True, 0
         try:
             entered = self._enter_records(began + TURN_S)
         except IngestError as error:
+            went_well = False
             self._tell_error(error)
-            return False
+        checkpoints, deleted = 0, 0
+        for table_log in self._table_logs:
+            if self._clock.monotonic() >= began + TURN_S:
+                break
+            try:
+                kept = table_log.keep()
+            except IngestError as error:
+                went_well = False
+                self._tell_error(error)
+                continue
+            checkpoints += kept.checkpoint is not None
+            deleted += kept.deleted
+        self._count(checkpoints, deleted)
         took_s = self._clock.monotonic() - began
+        if went_well:
+            self._tell_success(took_s)
+        if entered or checkpoints or deleted:
+            log_event(logger, logging.INFO, "lake_kept", records_entered=entered,
+                      behind=self._block.keeper(Keeper.BEHIND), checkpoints=checkpoints,
+                      log_entries_deleted=deleted, duration_s=round(took_s, 3))
+        return went_well
+
+    def _count(self, checkpoints: int, deleted: int) -> None:
+        block = self._block
+        block.set_keeper(Keeper.CHECKPOINTS, block.keeper(Keeper.CHECKPOINTS) + checkpoints)
+        block.set_keeper(
+            Keeper.LOG_ENTRIES_DELETED, block.keeper(Keeper.LOG_ENTRIES_DELETED) + deleted)
+
+    def _tell_success(self, took_s: float) -> None:
         self._block.set_keeper(Keeper.ERROR_ACTIVE, 0)
         self._block.set_keeper(Keeper.LAST_TURN_US, int(took_s * 1e6))
         self._block.set_keeper(Keeper.LAST_TURN_AT_MS, self._clock.unix_ms())
-        if entered:
-            log_event(logger, logging.INFO, "ledger_written", records=entered,
-                      behind=self._block.keeper(Keeper.BEHIND), duration_s=round(took_s, 3))
-        return True
 
     def _enter_records(self, until: float) -> int:
         """How many records were entered."""

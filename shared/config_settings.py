@@ -141,8 +141,8 @@ _CYCLE = (
             "A worker silent for longer is killed and started anew. At least three times "
             "STORE_TIMEOUT_SECONDS.", 0.3, 3600),
     Setting("KEEPER_INTERVAL_SECONDS", Group.CYCLE, Kind.SECONDS, "60",
-            "Time between two turns of the keeper, which enters finished cycles into the ledger; "
-            "0 keeps no ledger.", 0, 86400),
+            "Time between two turns of the keeper, which enters finished cycles into the ledger "
+            "and writes checkpoints of the tables' logs.", 1, 3600),
     Setting("ISOLATE_AFTER", Group.CYCLE, Kind.INTEGER, "3",
             "Failed cycles after which the others go on without a topic; 0 waits for ever.",
             0, 1_000_000),

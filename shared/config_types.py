@@ -236,10 +236,7 @@ class LakeConfig:
 
 @dataclass(frozen=True, slots=True)
 class CycleConfig:
-    """The times of the cycle, in seconds, and after how many failed cycles a topic is isolated.
-
-    keeper_interval_seconds: 0 means that there is no keeper.
-    """
+    """The times of the cycle, in seconds, and after how many failed cycles a topic is isolated."""
 
     batch_interval_seconds: float
     cycle_deadline_seconds: float

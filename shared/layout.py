@@ -60,10 +60,10 @@ class Header(IntEnum):
 
 
 class Keeper(IntEnum):
-    """Of the last turn of the keeper that came to its end.
+    """What the keeper's turns tell; CHECKPOINTS and LOG_ENTRIES_DELETED count on from turn to turn.
 
     NEXT_RECORD: the first one that is not in the ledger yet, 0 before the first turn; BEHIND: how
-    many records there are from it on.
+    many records there are from it on.  LAST_TURN_*: of the last one that went well to its end.
     """
 
     NEXT_RECORD = 0
@@ -71,6 +71,8 @@ class Keeper(IntEnum):
     LAST_TURN_AT_MS = 2
     LAST_TURN_US = 3
     ERROR_ACTIVE = 4
+    CHECKPOINTS = 5
+    LOG_ENTRIES_DELETED = 6
 
 
 class Order(IntEnum):

@@ -133,6 +133,17 @@ class Store:
             return {meta["path"]: int(meta["size"]) for chunk in chunks for meta in chunk}
         return _named("list", prefix, listing)
 
+    def oldest(self, prefix: str, limit: int) -> dict[str, float]:
+        """Path -> when it was written, in Unix seconds by the store's clock, of the first `limit`
+        objects below a prefix in the order of their names.  S3 answers with one request."""
+        def listing() -> dict[str, float]:
+            chunks = obstore.list(self._store, prefix=prefix, chunk_size=limit)
+            first = next(iter(chunks), []) if self._root is None else [
+                meta for chunk in chunks for meta in chunk]
+            found = {meta["path"]: meta["last_modified"].timestamp() for meta in first}
+            return dict(sorted(found.items())[:limit])
+        return _named("list", prefix, listing)
+
     def delete(self, path: str) -> None:
         """See `ObjectStore`."""
         def delete() -> None:

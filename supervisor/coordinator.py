@@ -55,7 +55,7 @@ class Coordinator:
 
     def __init__(
         self, topics: tuple[str, ...], block: Block, decider: Decider, jobs: Jobs, timing: Timing,
-        clock: SystemClock, entered_through: Callable[[], int | None] = lambda: None,
+        clock: SystemClock, entered_through: Callable[[], int],
     ) -> None:
         """entered_through: see `Decider.trim`."""
         self._block, self._decider, self._jobs = block, decider, jobs

@@ -221,14 +221,12 @@ class Decider:
                 raise LogOvertaken(f"record {self._next} is gone, {number} is there")
             self._is_ours(number, b"")
 
-    def trim(self, entered_through: int | None = None) -> int:
+    def trim(self, entered_through: int) -> int:
         """Delete old records that a record in the log claims to be done; how many.
 
         What only we know does not count: a start that reads the log would miss those records.
-        entered_through: the last record in the ledger; None where nobody keeps one.
+        entered_through: the last record that is in the ledger.
         """
-        if entered_through is None:
-            return self._log.trim(self._written_claim)
         return self._log.trim(min(self._written_claim, entered_through))
 
 

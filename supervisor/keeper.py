@@ -33,7 +33,7 @@ ANYWAY_S = 600.0
 
 
 class Keeper:
-    """Gives the keeper its turns; with an interval of 0 there is no keeper."""
+    """Gives the keeper its turns."""
 
     def __init__(self, config: Config, block: Block, clock: SystemClock) -> None:
         self._config, self._block, self._clock = config, block, clock
@@ -47,9 +47,9 @@ class Keeper:
         self._due_at, self._anyway_at = now + self._interval_s, now + ANYWAY_S
 
     @property
-    def entered_through(self) -> int | None:
-        """The last record that is in the ledger (-1: none yet); None where nobody keeps one."""
-        return self._block.keeper(Word.NEXT_RECORD) - 1 if self._interval_s else None
+    def entered_through(self) -> int:
+        """The last record that is in the ledger, as far as is known; -1 before the first turn."""
+        return self._block.keeper(Word.NEXT_RECORD) - 1
 
     def waitables(self) -> list[Any]:
         """A descriptor that becomes ready when its process ends."""
@@ -59,7 +59,7 @@ class Keeper:
         """Begin a turn that is due, notice one that has ended."""
         if self._child is not None:
             self._watch(self._child, now)
-        elif self._interval_s and now >= self._due_at:
+        elif now >= self._due_at:
             self._begin_if_possible(now, is_between_cycles)
 
     def _begin_if_possible(self, now: float, is_between_cycles: bool) -> None:

@@ -237,7 +237,6 @@ def _about(config: Config) -> bytes:
         "batch_interval_seconds": config.cycle.batch_interval_seconds,
         "cycle_deadline_seconds": config.cycle.cycle_deadline_seconds,
         "heartbeat_limit_seconds": config.cycle.heartbeat_limit_seconds,
-        "keeper_interval_seconds": config.cycle.keeper_interval_seconds,
         "lake": config.lake.uri,
         "dlq_enabled": config.dlq_enabled,
         "memory_limit_mb": config.limits.memory_limit_mb,

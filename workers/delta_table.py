@@ -5,15 +5,14 @@ the table moved on is refused, whoever moved it, so what was read before it stil
 lands.  After any error the handle must be refreshed and read again, for every error of a commit
 can mean that it took effect.
 
-The library opens tables and writes checkpoints.  A commit is one object, the next entry of the
-log, put where there is none; decision 0016 says why it is ours.
+The library opens tables.  A commit is one object, the next entry of the log, put where there is
+none; decision 0016 says why it is ours.  Checkpoints are the keeper's.
 """
 
 from __future__ import annotations
 
 import json
 import uuid
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -36,7 +35,7 @@ from workers.parquet_file import STATISTICS
 from workers.schemas import PARTITION_COLUMN
 
 CHECKPOINT_INTERVAL = 20
-"""Versions between two checkpoints of the log; a start reads at most that many log entries."""
+"""Versions after which a checkpoint of the log is due; the keeper writes it at its next turn."""
 
 COMMITS_MAX = 20_000
 """Commits looked at in one question: each is one small request."""
@@ -85,6 +84,13 @@ class TableStore(Protocol):
 
         They end earlier where the log was cleaned up, and after COMMITS_MAX of them.  Raises
         `StorageUnavailable` and `TableUnavailable`.
+        """
+
+    def checkpoint(self, folder: str) -> int:
+        """Have the library write a checkpoint, for tables with features that only it knows; the
+        version it is of.
+
+        Raises `StorageUnavailable`, `TableUnavailable` and `TableVanished`.
         """
 
 
@@ -147,6 +153,20 @@ class DeltaStore:
             if record is not None and record < since_record:
                 break
         return found
+
+    def checkpoint(self, folder: str) -> int:
+        """See `TableStore`."""
+        uri = f"{self._lake_uri}/{folder}"
+        try:
+            table = DeltaTable(uri, storage_options=self._options)
+            table.create_checkpoint()
+            return int(table.version())
+        except TableNotFoundError as error:
+            raise TableVanished(f"there is no table at {uri}") from error
+        except OSError as error:
+            raise StorageUnavailable("write checkpoint", uri, brief(error)) from error
+        except DeltaError as error:
+            raise TableUnavailable(f"checkpoint of {uri}: {brief(error)}") from error
 
     def _newest_version(self, folder: str) -> int:
         """-1 where there is no log.  Entries below the last checkpoint need no listing."""
@@ -258,8 +278,6 @@ class DeltaSnapshot:
         self._table = None
         self._version = target
         self._txns.update(txns)
-        if target % CHECKPOINT_INTERVAL == checkpoint_turn(self._folder):
-            self._checkpoint()
 
     def _check_newest_is_there(self) -> None:
         """Without the entry before it, ours would be that of a table that is gone."""
@@ -270,20 +288,6 @@ class DeltaSnapshot:
         if self._version != before:
             raise CommitConflict(f"table {self._uri}: version {before} is gone, the newest is "
                                  f"{self._version}")
-
-    def _checkpoint(self) -> None:
-        try:
-            self._open(self._version).create_checkpoint()
-        except (DeltaError, OSError) as error:
-            raise StorageUnavailable("write checkpoint", self._uri, brief(error)) from error
-
-
-def checkpoint_turn(folder: str) -> int:
-    """At which versions a table's checkpoints come: one table's now, another one's later.
-
-    They take memory, and tables of one service are often at the same version.
-    """
-    return zlib.crc32(folder.encode()) % CHECKPOINT_INTERVAL
 
 
 def _columns(schema: Mapping[str, Any]) -> dict[str, tuple[Any, bool]]:

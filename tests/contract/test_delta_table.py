@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +162,7 @@ def test_a_commit_follows_a_checkpoint_whose_entry_was_cleaned_up(
     assert (fresh.version, fresh.txn_version("bronze/orders/0")) == (2, 6)
 
 
-def test_positions_survive_many_commits_and_checkpoints(folder_lake: TableStore, tmp_path: Path) -> None:
+def test_positions_survive_many_commits(folder_lake: TableStore) -> None:
     """The snapshot follows its own commits without reading; no position may get lost on the way."""
     table = folder_lake.create(FOLDER, SCHEMA)
     table.commit((), {"bronze/orders/quiet": 11}, {})
@@ -172,9 +171,6 @@ def test_positions_survive_many_commits_and_checkpoints(folder_lake: TableStore,
         table.commit((a_file(f"f{position}"),), {"bronze/orders/0": position}, {})
         assert table.txn_version("bronze/orders/0") == position
     assert table.txn_version("bronze/orders/quiet") == 11
-    log = tmp_path / FOLDER / "_delta_log"
-    checkpoints = sorted(int(path.name[:20]) for path in log.glob("*.checkpoint.parquet"))
-    assert {later - earlier for earlier, later in pairwise(checkpoints)} == {CHECKPOINT_INTERVAL}
     fresh = folder_lake.open(FOLDER)
     assert fresh is not None
     assert fresh.version == table.version == commits + 1
@@ -197,23 +193,43 @@ def test_a_position_that_was_never_asked_for_is_that_of_the_snapshot(
     assert mine.txn_version("bronze/orders/1") == 1
 
 
-def test_a_checkpoint_that_fails_is_told_and_its_commit_holds(
+def test_commits_tell_which_record_they_brought_in_newest_first(lake: TableStore) -> None:
+    """Down to the first one of an older record; what others commit names none."""
+    table = lake.create(FOLDER, SCHEMA)
+    table.commit((), {"bronze/orders/0": 0}, {"begin": True})
+    for record in (3, 4, 6):
+        table.commit((a_file(f"f{record}"),), {"bronze/orders/0": record}, {"record": record})
+    found = lake.commits(FOLDER, 4)
+    assert [(commit.version, commit.record) for commit in found] == [(4, 6), (3, 4), (2, 3)]
+    assert [(commit.version, commit.record) for commit in lake.commits(FOLDER, 0)] == [
+        (4, 6), (3, 4), (2, 3), (1, None), (0, None)]
+    assert lake.commits("bronze_nothing", 0) == []
+
+
+def test_commits_are_told_as_far_as_the_log_goes(folder_lake: TableStore, tmp_path: Path) -> None:
+    """With a checkpoint, a foreign commit, and entries that were cleaned up."""
+    table = folder_lake.create(FOLDER, SCHEMA)
+    for record in (1, 2, 3):
+        table.commit((a_file(f"f{record}"),), {"bronze/orders/0": record}, {"record": record})
+    DeltaTable(tmp_path / FOLDER).create_checkpoint()
+    for version in (0, 1):
+        (tmp_path / entry_path(FOLDER, version)).unlink()
+    write_deltalake(tmp_path / FOLDER, pa.table({
+        field.name: pa.nulls(1, field.type) if field.name != "_ingestion_date"
+        else pa.array([0], pa.int32()).cast(pa.date32()) for field in SCHEMA}), mode="append")
+    found = folder_lake.commits(FOLDER, 0)
+    assert [(commit.version, commit.record) for commit in found] == [(4, None), (3, 3), (2, 2)]
+    assert all(commit.at_ms for commit in found)
+
+
+def test_a_commit_that_cannot_be_read_is_the_tables_fault(
     folder_lake: TableStore, tmp_path: Path
 ) -> None:
-    """The caller reads back, as after any error of a commit."""
-    table = folder_lake.create(FOLDER, SCHEMA)
-    log = tmp_path / FOLDER / "_delta_log"
-    (log / "_last_checkpoint").mkdir()
-    told = 0
-    for position in range(1, CHECKPOINT_INTERVAL + 1):
-        try:
-            table.commit((), {"bronze/orders/0": position}, {})
-        except StorageUnavailable as error:
-            assert "checkpoint" in str(error)
-            told += 1
-            table.refresh()
-        assert table.txn_version("bronze/orders/0") == position
-    assert told == 1
+    """Not the store's: whoever is called must look at the table."""
+    folder_lake.create(FOLDER, SCHEMA)
+    (tmp_path / entry_path(FOLDER, 1)).write_text('{"commitInfo": {"times')
+    with pytest.raises(TableUnavailable, match="entry 1"):
+        folder_lake.commits(FOLDER, 0)
 
 
 def test_log_entries_are_what_another_reader_reads(

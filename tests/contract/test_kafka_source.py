@@ -165,6 +165,15 @@ def test_source_says_what_lies_ahead(rig: Rig) -> None:
     wait_until(lambda: ends() == {0: MESSAGES, 1: 0}, JOIN_S, "both ends are known")
 
 
+def test_source_tells_the_ends_as_the_brokers_have_them_now(rig: Rig) -> None:
+    """Without having read up to there; of the partitions it has only."""
+    assert rig.source.latest() == {}
+    join(rig.source, {0: 0, 1: 0})
+    rig.produce(0, MESSAGES)
+    rig.produce(1, 3)
+    assert rig.source.latest() == {0: MESSAGES, 1: 3}
+
+
 def test_source_tells_a_retired_offset_once_and_goes_on_after_a_rewind(rig: Rig) -> None:
     """Retention overtook us: an event with the wanted offset, never a jump; then we say where."""
     rig.produce(0, MESSAGES)

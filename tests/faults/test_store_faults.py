@@ -241,9 +241,10 @@ CHECKPOINT_FAULTS = {
 def test_commit_stands_when_its_checkpoint_goes_wrong(
     how: str, scene: Scene, proxy: S3Proxy, evidence: Evidence
 ) -> None:
-    """The checkpoint comes after the commit and is a convenience; its error is not the commit's."""
+    """The keeper writes it, beside the workers: its errors are no commit's."""
     action, _ = CHECKPOINT_FAULTS[how]
-    with scene.service(**QUICK_CYCLES) as service, scene.producer() as producer:
+    settings = {**QUICK_CYCLES, "KEEPER_INTERVAL_SECONDS": "1"}
+    with scene.service(**settings) as service, scene.producer() as producer:
         settle(scene, service, producer)
         rule = proxy.rule(method="PUT", path_regex=CHECKPOINT, action=action)
         producer.start_background(LOAD_PER_S)

@@ -55,6 +55,8 @@ ROW_GROUP_BYTES, UPLOAD_BYTES, SEND_EARLY_BYTES = 200, 600, 300
 TIGHT = Terms(2 * ROW_GROUP_BYTES + FILE_COPIES * SEND_EARLY_BYTES, ROW_GROUP_BYTES)
 """A floor for open files not worth sending, and next to nothing to borrow."""
 OUTGROWN_BYTES = 1 << 40
+EVERYTHING = 1 << 40
+"""The last record in the ledger of a world that keeps none: trimming waits for nobody."""
 
 
 @lru_cache(maxsize=64)
@@ -339,7 +341,7 @@ class Service:
         self.coordinator = self._coordinator = Coordinator(
             config.topics, self.block,
             Decider(RecordLog(world.store), instance, self.uuid, world.clock.unix_ms),
-            self.jobs, TIMING, world.clock)
+            self.jobs, TIMING, world.clock, lambda: EVERYTHING)
         self.fleet = self._fleet = SimFleet(self, slots)
         self._last_turn = world.clock.monotonic()
         self._grace_until = 0.0

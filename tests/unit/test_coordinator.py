@@ -110,11 +110,12 @@ class Stage:
     def __init__(self, path: Path, topics: tuple[str, ...] = TOPICS) -> None:
         self.clock, self.decider = FakeClock(), FakeDecider()
         self.block = Block.create(path / "block", len(topics), b"{}")
-        self.topics = topics
+        self.topics, self.entered_through = topics, 7
         self.slots = {topic: self.block.slot(index) for index, topic in enumerate(topics)}
         self.coordinator = Coordinator(
             topics, self.block, self.decider, FakeJobs(),  # type: ignore[arg-type]
-            Timing(INTERVAL_S, CYCLE_DEADLINE_S, START_DEADLINE_S, ISOLATE_AFTER), self.clock)
+            Timing(INTERVAL_S, CYCLE_DEADLINE_S, START_DEADLINE_S, ISOLATE_AFTER), self.clock,
+            lambda: self.entered_through)
 
     def turn(self, times: int = 1) -> Phase:
         """Let the coordinator turn; the phase it is in then."""

@@ -54,8 +54,7 @@ def block(tmp_path: Path) -> Block:
     """Give a block in which nothing has happened yet."""
     about = {"topics": TOPICS, "instance": "0", "service_version": "1.2.3", "lake": "s3://lake",
              "batch_interval_seconds": 10.0, "cycle_deadline_seconds": 30.0,
-             "heartbeat_limit_seconds": 60.0, "keeper_interval_seconds": 60.0,
-             "memory_limit_mb": 256,
+             "heartbeat_limit_seconds": 60.0, "memory_limit_mb": 256,
              "loan_budget_bytes": 26_000_000}
     return Block.create(tmp_path / "block", len(TOPICS), json.dumps(about).encode())
 

@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[2]
 ABOUT = {
     "topics": ["orders", "payments"], "instance": "0", "service_version": "1.2.3",
     "batch_interval_seconds": 10.0, "cycle_deadline_seconds": 30.0,
-    "heartbeat_limit_seconds": 60.0, "keeper_interval_seconds": 60.0, "lake": "s3://lake/bronze", "dlq_enabled": True,
+    "heartbeat_limit_seconds": 60.0, "lake": "s3://lake/bronze", "dlq_enabled": True,
     "host": "vm-1", "memory_limit_mb": 256, "loan_budget_bytes": 26_000_000,
 }
 REFUSED = {"at": "2026-03-01T12:00:00.000Z", "name": "StorageUnavailable",

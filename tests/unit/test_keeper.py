@@ -10,9 +10,10 @@ import pytest
 
 from keeper import turn as turn_module
 from keeper.ledger import Progress
+from keeper.table_log import Kept
 from keeper.turn import CONFLICTS_MAX, TURN_S, Turn
 from shared.block import Block
-from shared.errors import CommitConflict, StorageUnavailable
+from shared.errors import CommitConflict, StorageUnavailable, TableUnavailable
 from shared.layout import Header, Report
 from shared.layout import Keeper as Word
 from shared.memory import KEEPER_BYTES
@@ -194,17 +195,6 @@ def test_a_refused_process_is_tried_again_and_holds_nothing(rig: Rig, refusal: E
     assert rig.running == 1
 
 
-def test_without_an_interval_there_is_no_keeper(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Records are then trimmed without waiting for a ledger."""
-    rig = Rig(tmp_path, monkeypatch, "0")
-    rig.block.set(Header.LAST_RECORD, 5)
-    rig.turn(10 * ANYWAY_S)
-    assert rig.running == 0
-    assert rig.keeper.entered_through is None
-
-
 def test_trimming_waits_for_the_first_turn(rig: Rig) -> None:
     """Before it nobody knows what is in the ledger."""
     assert rig.keeper.entered_through == -1
@@ -240,7 +230,7 @@ class FakeLedger:
 def taken(tmp_path: Path, *answers: Progress | Exception) -> tuple[bool, Block, FakeLedger]:
     """Take a turn: whether it went well, the block, what is left of the ledger's answers."""
     block, ledger = Block.create(tmp_path / "block", 1, b"{}"), FakeLedger(*answers)
-    return Turn(ledger, block, FakeClock()).run(), block, ledger  # type: ignore[arg-type]
+    return Turn(ledger, [], block, FakeClock()).run(), block, ledger  # type: ignore[arg-type]
 
 
 def test_a_turn_goes_on_until_everything_is_entered(tmp_path: Path) -> None:
@@ -284,7 +274,7 @@ def test_a_good_turn_clears_the_error(tmp_path: Path) -> None:
     """What stands there concerns the present."""
     block = Block.create(tmp_path / "block", 1, b"{}")
     for answer in (StorageUnavailable("put", "x", "503"), Progress(1, 0, 0)):
-        Turn(FakeLedger(answer), block, FakeClock()).run()  # type: ignore[arg-type]
+        Turn(FakeLedger(answer), [], block, FakeClock()).run()  # type: ignore[arg-type]
     assert block.keeper(Word.ERROR_ACTIVE) == 0
 
 
@@ -301,6 +291,33 @@ def test_conflicts_without_end_are_an_error(tmp_path: Path) -> None:
     assert not went_well
     assert len(ledger.answers) == 1
     assert block.keeper(Word.ERROR_ACTIVE) == 1
+
+
+class FakeTableLog:
+    """Has a checkpoint written, or fails."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error, self.kept = error, 0
+
+    def keep(self) -> Kept:
+        """See `TableLog`."""
+        self.kept += 1
+        if self.error is not None:
+            raise self.error
+        return Kept(40, 3)
+
+
+def test_what_fails_with_one_table_keeps_no_other_from_being_looked_after(tmp_path: Path) -> None:
+    """Nor does a ledger that fails: each is told, and the next turn tries again."""
+    block = Block.create(tmp_path / "block", 1, b"{}")
+    logs = [FakeTableLog(), FakeTableLog(TableUnavailable("broken")), FakeTableLog()]
+    ledger = FakeLedger(StorageUnavailable("put", "x", "503"))
+    assert not Turn(ledger, logs, block, FakeClock()).run()  # type: ignore[arg-type]
+    assert [log.kept for log in logs] == [1, 1, 1]
+    assert block.keeper(Word.CHECKPOINTS) == 2
+    assert block.keeper(Word.LOG_ENTRIES_DELETED) == 6
+    assert json.loads(block.keeper_error.read() or b"")["name"] == "TableUnavailable"
+    assert block.keeper(Word.LAST_TURN_AT_MS) == 0
 
 
 def test_keepers_words_are_its_own(tmp_path: Path) -> None:

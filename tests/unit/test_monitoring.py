@@ -27,8 +27,7 @@ PROMETHEUS = ROOT / "deploy" / "prometheus"
 DASHBOARD = ROOT / "deploy" / "grafana" / "bronze-ingestion.json"
 ABOUT = {"topics": ["orders"], "instance": "0", "service_version": "1.2.3", "lake": "s3://lake",
          "batch_interval_seconds": 10.0, "cycle_deadline_seconds": 30.0,
-         "heartbeat_limit_seconds": 60.0, "keeper_interval_seconds": 60.0,
-             "memory_limit_mb": 256, "loan_budget_bytes": 26_000_000}
+         "heartbeat_limit_seconds": 60.0, "memory_limit_mb": 256, "loan_budget_bytes": 26_000_000}
 
 SCRAPED = {"job", "instance"}
 """Labels that every series gets by being scraped."""

@@ -147,7 +147,7 @@ def test_what_does_not_exist_is_named(toy: ToyLake, tmp_path: Path) -> None:
         toy.lake.cut(at=NOON)
     with pytest.raises(br.TopicNotInCut, match="orders, payments"):
         toy.lake.cut().open("customers")
-    with pytest.raises(br.LedgerMissing, match="KEEPER_INTERVAL_SECONDS"):
+    with pytest.raises(br.LedgerMissing, match="base URI"):
         br.Lake(str(tmp_path / "elsewhere")).cut()
     with pytest.raises(ValueError, match="one of"):
         toy.lake.cut(record=1, cycle_id=1)

@@ -85,6 +85,30 @@ def test_the_manifest_says_what_the_files_hold(rig: WorkerRig) -> None:
         assert rig.store.size(f"{FOLDERS[file.table]}/{file.path}") == file.size
 
 
+def test_the_manifest_says_up_to_when_the_topic_was_read(rig: WorkerRig) -> None:
+    """Up to now where all was read, else up to the last message of the slowest partition."""
+    rig.topic.append(0, Entry(timestamp_ms=500), Entry(timestamp_ms=700))
+    rig.start()
+    before = rig.clock.unix_ms()
+    rig.flush()
+    assert before <= rig.manifest.valid_through_ms <= rig.clock.unix_ms()
+    rig.decide()
+    rig.topic.append(0, Entry(timestamp_ms=900))
+    rig.consume()
+    rig.topic.append(0, Entry(timestamp_ms=950))
+    rig.flush()
+    assert rig.manifest.valid_through_ms == 900
+
+
+def test_ends_that_no_broker_tells_now_are_not_taken_for_reached(rig: WorkerRig) -> None:
+    """What the client remembers may be old."""
+    rig.topic.append(0, Entry(timestamp_ms=500))
+    rig.start()
+    rig.source.faults.order("latest", times=FOREVER)
+    rig.flush()
+    assert rig.manifest.valid_through_ms == 500
+
+
 def test_counters_follow_what_is_committed(rig: WorkerRig) -> None:
     """A message that was read again after an error must not be counted twice."""
     rig.topic.add(0, b"{}", b"poison", None, b"", b"\xff")

@@ -1,0 +1,291 @@
+"""A checkpoint of ours says what the entries said, to every reader; the log is then cleaned up."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from deltalake import DeltaTable, write_deltalake
+
+import keeper.table_log as module
+from keeper.table_log import Kept, TableLog
+from shared.clock import SystemClock
+from shared.errors import TableUnavailable
+from shared.object_store import Store, open_store
+from shared.records import BRONZE, DataFile
+from tests.fakes.config import make_config
+from tests.rig.readers import DuckdbReader
+from workers.delta_table import CHECKPOINT_INTERVAL, DeltaStore
+from workers.log_entry import entry_path
+from workers.schemas import BRONZE_FILE, table_schema
+
+FOLDER = "bronze_orders"
+SCHEMA = table_schema(BRONZE_FILE)
+DAY_S = 86_400
+FOREIGN = "_ingestion_date = '1970-01-01'"
+"""The rows of `append`, by their partition: to delete them no file is read."""
+
+
+class Lake:
+    """A table in a folder, and its log's keeper."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.store: Store = open_store(make_config(environ={"LAKE_URI": str(folder)}).lake)
+        self.tables = DeltaStore(str(folder), {}, self.store)
+        self.table = self.tables.create(FOLDER, SCHEMA)
+        self.log = TableLog(self.store, self.tables, FOLDER, SystemClock().unix_ms)
+
+    def commit(self, count: int = CHECKPOINT_INTERVAL) -> None:
+        """Commits of ours, each with a file and a position."""
+        for _ in range(count):
+            number = self.table.version
+            stats = json.dumps({"numRecords": 3, "minValues": {"_kafka_offset": number}})
+            file = DataFile(BRONZE, f"_ingestion_date=2026-01-31/f{number}", 100, 3, "2026-01-31",
+                            stats, 1_770_000_000_000)
+            self.table.commit((file,), {"bronze/orders/0": number, f"bronze/orders/{number}": 1},
+                              {"record": number})
+
+    def append(self) -> None:
+        """Rows of somebody else's."""
+        write_deltalake(self.folder / FOLDER, pa.table({
+            field.name: pa.array([7], field.type) if field.name in ("_kafka_partition",
+                                                                    "_kafka_offset")
+            else pa.array([0], pa.int32()).cast(pa.date32()) if field.name == "_ingestion_date"
+            else pa.nulls(1, field.type) for field in SCHEMA}), mode="append")
+        self.table.refresh()
+
+    def seen(self) -> dict[str, Any]:
+        """What the library makes of the log."""
+        table = DeltaTable(self.folder / FOLDER)
+        adds = pa.table(table.get_add_actions(flatten=True)).to_pylist()
+        metadata = table.metadata()
+        return {
+            "version": table.version(), "adds": sorted(adds, key=lambda add: add["path"]),
+            "schema": table.schema().to_json(), "id": metadata.id,
+            "properties": metadata.configuration, "partitions": metadata.partition_columns,
+            "positions": {number: table.transaction_version(f"bronze/orders/{number}")
+                          for number in range(60)}}
+
+    def forget_entries(self) -> None:
+        """Leave nothing but the checkpoint."""
+        for path in self.entries():
+            path.unlink()
+
+    def entries(self) -> list[Path]:
+        """The log's entries."""
+        return sorted((self.folder / FOLDER / "_delta_log").glob("*[0-9].json"))
+
+    def checkpoints(self) -> list[int]:
+        """Versions that have a checkpoint."""
+        return sorted(int(path.name[:20]) for path in
+                      (self.folder / FOLDER / "_delta_log").glob("*.checkpoint.parquet"))
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    """Give an empty table."""
+    return Lake(tmp_path)
+
+
+def test_a_checkpoint_is_due_after_so_many_versions(lake: Lake) -> None:
+    """Not before, and not twice."""
+    lake.commit(CHECKPOINT_INTERVAL - 2)
+    assert lake.log.keep() == Kept()
+    lake.commit(1)
+    assert lake.log.keep() == Kept(CHECKPOINT_INTERVAL - 1)
+    assert lake.log.keep() == Kept()
+    lake.commit(CHECKPOINT_INTERVAL)
+    assert lake.log.keep() == Kept(2 * CHECKPOINT_INTERVAL - 1)
+    assert lake.checkpoints() == [CHECKPOINT_INTERVAL - 1, 2 * CHECKPOINT_INTERVAL - 1]
+
+
+def test_the_checkpoint_alone_says_what_the_entries_said(lake: Lake) -> None:
+    """Files with statistics and partition values, positions, schema, properties, protocol."""
+    lake.commit()
+    before = lake.seen()
+    assert lake.log.keep().checkpoint == before["version"]
+    lake.forget_entries()
+    after = lake.seen()
+    assert after == before
+    protocol = DeltaTable(lake.folder / FOLDER).protocol()
+    assert (protocol.min_reader_version, protocol.min_writer_version) == (1, 2)
+
+
+def test_a_checkpoint_upon_a_checkpoint_loses_nothing(lake: Lake) -> None:
+    """What came before the last one is in no entry any more."""
+    lake.commit()
+    lake.log.keep()
+    lake.forget_entries()
+    lake.table.refresh()
+    lake.commit()
+    before = lake.seen()
+    lake.log.keep()
+    lake.forget_entries()
+    assert lake.seen() == before
+    assert len(before["adds"]) == 2 * CHECKPOINT_INTERVAL
+
+
+def test_a_checkpoint_upon_the_librarys_loses_nothing(lake: Lake) -> None:
+    """Tables of an older release have such ones."""
+    lake.commit()
+    lake.tables.checkpoint(FOLDER)
+    lake.forget_entries()
+    lake.table.refresh()
+    lake.commit()
+    before = lake.seen()
+    assert lake.log.keep().checkpoint == before["version"]
+    lake.forget_entries()
+    assert lake.seen() == before
+
+
+def test_what_others_do_to_a_table_is_in_the_checkpoint(lake: Lake) -> None:
+    """Appends, deletes, compactions: removed files stay removed, the new ones are there."""
+    lake.append()
+    lake.append()
+    table = DeltaTable(lake.folder / FOLDER)
+    table.optimize.compact()
+    lake.table.refresh()
+    lake.commit()
+    DeltaTable(lake.folder / FOLDER).delete(FOREIGN)
+    lake.table.refresh()
+    lake.append()
+    before = lake.seen()
+    lake.log.keep()
+    lake.forget_entries()
+    assert lake.seen() == before
+    rows = pq.read_table(lake.folder / FOLDER / "_delta_log"
+                         / f"{before['version']:020d}.checkpoint.parquet")
+    assert sum(remove is not None for remove in rows["remove"].to_pylist()) == 3
+
+
+def test_a_file_that_a_later_entry_removes_leaves_the_old_checkpoint(lake: Lake) -> None:
+    """Of the files that the checkpoint before had."""
+    lake.append()
+    lake.commit()
+    lake.log.keep()
+    DeltaTable(lake.folder / FOLDER).delete(FOREIGN)
+    lake.table.refresh()
+    lake.commit()
+    before = lake.seen()
+    lake.log.keep()
+    lake.forget_entries()
+    assert lake.seen() == before
+    assert len(before["adds"]) == 2 * CHECKPOINT_INTERVAL
+
+
+def test_duckdb_reads_a_table_from_our_checkpoint(lake: Lake) -> None:
+    """Another implementation of Delta agrees."""
+    for _ in range(3):
+        lake.append()
+    for _ in range(CHECKPOINT_INTERVAL):
+        lake.table.commit((), {"bronze/orders/0": lake.table.version}, {})
+    lake.log.keep()
+    lake.forget_entries()
+    batches = DuckdbReader(None).batches(str(lake.folder / FOLDER), ["_kafka_offset"])
+    assert [row["_kafka_offset"] for batch in batches for row in batch.to_pylist()] == [7, 7, 7]
+
+
+def test_a_table_with_features_is_left_to_the_library(lake: Lake) -> None:
+    """What they mean is not lost: the library writes that checkpoint."""
+    lake.commit()
+    DeltaTable(lake.folder / FOLDER).alter.set_table_properties(
+        {"delta.enableChangeDataFeed": "true"})
+    assert DeltaTable(lake.folder / FOLDER).protocol().min_writer_version > 2
+    before = lake.seen()
+    assert lake.log.keep().checkpoint == before["version"]
+    lake.forget_entries()
+    assert lake.seen() == before
+
+
+@pytest.mark.parametrize("hint", ["{not JSON", '{"size": 1}', '{"version": null}'])
+def test_a_hint_that_cannot_be_read_is_written_anew(lake: Lake, hint: str) -> None:
+    """It is a hint, and must not keep checkpoints from being written for ever."""
+    lake.commit()
+    (lake.folder / FOLDER / "_delta_log" / "_last_checkpoint").write_text(hint)
+    assert lake.log.keep().checkpoint == CHECKPOINT_INTERVAL
+    assert lake.log.keep() == Kept()
+
+
+@pytest.mark.parametrize("content", ['{"add": ', '{"add": {"size": 1}}', '{"add": 5}', "[]", "5"])
+def test_a_damaged_entry_makes_no_checkpoint(lake: Lake, content: str) -> None:
+    """A checkpoint would hide the damage, and what was in the entry would be gone."""
+    lake.commit()
+    (lake.folder / entry_path(FOLDER, CHECKPOINT_INTERVAL + 1)).write_text(content)
+    with pytest.raises(TableUnavailable, match=f"entry {CHECKPOINT_INTERVAL + 1} cannot be read"):
+        lake.log.keep()
+    assert lake.checkpoints() == []
+
+
+def test_a_missing_entry_makes_no_checkpoint(lake: Lake) -> None:
+    """The same for a hole."""
+    lake.commit()
+    (lake.folder / entry_path(FOLDER, 4)).unlink()
+    with pytest.raises(TableUnavailable, match="entry 4 is missing"):
+        lake.log.keep()
+
+
+def age(lake: Lake, days: float) -> None:
+    """Let everything in the log be so old."""
+    then = time.time() - days * DAY_S
+    for path in (lake.folder / FOLDER / "_delta_log").iterdir():
+        os.utime(path, (then, then))
+
+
+def test_old_entries_are_deleted_below_an_old_checkpoint(lake: Lake) -> None:
+    """Every version from that checkpoint on can still be read."""
+    lake.commit()
+    first = lake.log.keep().checkpoint
+    assert first is not None
+    lake.commit(5)
+    age(lake, 31)
+    lake.commit(CHECKPOINT_INTERVAL)
+    kept = lake.log.keep()
+    assert kept.deleted == first
+    assert int(lake.entries()[0].name[:20]) == first
+    assert DeltaTable(lake.folder / FOLDER, version=first).version() == first
+    assert DeltaTable(lake.folder / FOLDER, version=first + 3).version() == first + 3
+
+
+@pytest.mark.parametrize(("properties", "days"), [
+    ({}, 29), ({"delta.enableExpiredLogCleanup": "false"}, 99),
+    ({"delta.logRetentionDuration": "interval 60 days"}, 50),
+    ({"delta.logRetentionDuration": "interval 2 fortnights"}, 99)])
+def test_younger_entries_and_those_a_table_wants_to_keep_stay(
+    lake: Lake, properties: dict[str, str], days: float
+) -> None:
+    """Also where the table says it in words we do not know."""
+    lake.commit()
+    if properties:
+        DeltaTable(lake.folder / FOLDER).alter.set_table_properties(
+            properties, raise_if_not_exists=False)
+        lake.table.refresh()
+    lake.log.keep()
+    age(lake, days)
+    lake.commit(CHECKPOINT_INTERVAL)
+    assert lake.log.keep().deleted == 0
+
+
+def test_without_an_old_checkpoint_no_entry_is_deleted(lake: Lake) -> None:
+    """Nothing else holds what they say for the versions that may still be asked for."""
+    lake.commit()
+    age(lake, 99)
+    assert lake.log.keep() == Kept(CHECKPOINT_INTERVAL, 0)
+
+
+def test_a_long_log_is_cleaned_up_a_bounded_number_at_a_time(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest has time."""
+    monkeypatch.setattr(module, "DELETES_MAX", 24)
+    lake.commit()
+    lake.log.keep()
+    age(lake, 31)
+    lake.commit(CHECKPOINT_INTERVAL)
+    assert 0 < lake.log.keep().deleted <= 24
