@@ -27,6 +27,7 @@ class Role(StrEnum):
     FORKSERVER = "forkserver"
     WORKER = "worker"
     SIDECAR = "sidecar"
+    KEEPER = "keeper"
     TRACKER = "resource tracker"
     OTHER = "other"
 
@@ -82,12 +83,15 @@ def parse_smaps(text: str) -> dict[str, int]:
 def role_of(pid: int, root: int, parent_role: Role | None, command: str) -> Role:
     """A role by place in the family; a worker has its forkserver's command line.
 
-    The sidecar is a program of its own, or comes from the forkserver and renames itself.
+    The sidecar is a program of its own, or comes from the forkserver and renames itself, as the
+    keeper does.
     """
     if pid == root:
         return Role.MAIN
     if parent_role is Role.FORKSERVER:
-        return Role.SIDECAR if "healthcheck" in command else Role.WORKER
+        return next((role for word, role in (("healthcheck", Role.SIDECAR),
+                                             ("-m keeper", Role.KEEPER)) if word in command),
+                    Role.WORKER)
     for word, role in (("resource_tracker", Role.TRACKER), ("forkserver", Role.FORKSERVER),
                        ("healthcheck", Role.SIDECAR)):
         if word in command:

@@ -23,6 +23,8 @@ from bench.watch import metrics_of
 from tests.services import KafkaService, MinioService, ServiceProvider
 
 TOPICS, PARTITIONS = 8, 4
+KEEPER_INTERVAL_S = 60.0
+"""The service's default."""
 
 
 class Incomplete(Exception):
@@ -108,7 +110,10 @@ class Ground:
         with self.around.step("produce", messages) as tick:
             self.load.produce(messages, tick)
 
-    def product(self, interval_s: float, memory_limit_mb: int | None = None) -> Product:
+    def product(
+        self, interval_s: float, memory_limit_mb: int | None = None,
+        keeper_interval_s: float = KEEPER_INTERVAL_S,
+    ) -> Product:
         """The service on this ground, not started."""
         environ = {
             **self.minio.environment(self.name),
@@ -116,6 +121,7 @@ class Ground:
             "KAFKA_TOPICS": ",".join(self.topics),
             "KAFKA_GROUP_ID": self.name,
             "BATCH_INTERVAL_SECONDS": f"{interval_s:g}",
+            "KEEPER_INTERVAL_SECONDS": f"{keeper_interval_s:g}",
             "MEMORY_LIMIT_MB": str(memory_limit_mb or self.around.memory_limit_mb)}
         return Product(environ, len(self.topics), self.around.folder)
 

@@ -1,14 +1,14 @@
 """A backlog read at full speed, checkpoints of the tables included, and then nothing to do.
 
-The tables are brought near the version at which most of them write one first, by a service with a
-short interval and a trickle of messages; the drain itself has the usual interval.
+The tables are brought to the version at which a checkpoint is due first, by a service with a short
+interval and a trickle of messages; the drain itself has the usual interval, and a keeper that comes
+often, so that its turns fall into it.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,9 +25,9 @@ INTERVAL_S = 10.0
 MESSAGES, QUICK_MESSAGES = 10_000_000, 400_000
 CHECKPOINT_EVERY = 20
 CHECKPOINT = re.compile(r"/_delta_log/(\d{20})\.checkpoint")
-PRIMED_BEFORE = 2
-"""Versions before the one at which most bronze tables write a checkpoint: the drain's second."""
-PRIMER_INTERVAL_S = 0.2
+KEEPER_INTERVAL_S = 5.0
+PRIMER_INTERVAL_S, PRIMER_KEEPER_INTERVAL_S = 0.2, 3600.0
+"""While the tables are primed, no keeper comes and writes the checkpoints too early."""
 PRIMER_MESSAGES = 320
 PRIMER_TIMEOUT_S = 180.0
 EARLY_SHARE_MAX = 0.75
@@ -113,7 +113,7 @@ def run(around: Surroundings) -> Drain:
         _prime(ground)
         ground.fill(messages)
         before = _checkpoints(ground)
-        with ground.product(INTERVAL_S) as product:
+        with ground.product(INTERVAL_S, keeper_interval_s=KEEPER_INTERVAL_S) as product:
             found = drained(product, messages, around)
             checkpoints = _checkpoints(ground) - before
             rested = _rest(product, around.size(20, 5), ground.objects, around)
@@ -167,30 +167,21 @@ def _checkpoints(ground: Ground) -> int:
 
 
 def _prime(ground: Ground) -> None:
-    """Commit until the second commit to come is one with as many checkpoints as there ever are."""
-    with ground.product(PRIMER_INTERVAL_S) as product:
+    """Commit until a checkpoint of each table is due."""
+    with ground.product(
+            PRIMER_INTERVAL_S, keeper_interval_s=PRIMER_KEEPER_INTERVAL_S) as product:
         product.wait_ready(READY_TIMEOUT_S)
-        with ground.around.step("prime tables", 2 * CHECKPOINT_EVERY) as tick:
+        with ground.around.step("prime tables", CHECKPOINT_EVERY) as tick:
             deadline = time.monotonic() + PRIMER_TIMEOUT_S
-            version, primed = 0, CHECKPOINT_EVERY
-            while version < primed:
+            version = 0
+            while version <= CHECKPOINT_EVERY:
                 if time.monotonic() > deadline:
                     raise ProductError(f"not primed in {PRIMER_TIMEOUT_S:g} s: {version}")
                 ground.load.produce(PRIMER_MESSAGES, lambda _count: None)
                 wait_committed(product, ground.missing, lambda _count: None)
                 version = int(metrics_of(product)["max:bronze_table_version"])
-                if version >= CHECKPOINT_EVERY == primed:
-                    primed = _primed_version(ground, version)
                 tick(version)
         ground.finish(product)
-
-
-def _primed_version(ground: Ground, version: int) -> int:
-    """The next version shortly before that of most checkpoints, by those that were written."""
-    found = filter(None, map(CHECKPOINT.search, ground.object_names("bronze_")))
-    turns = Counter(int(match[1]) % CHECKPOINT_EVERY for match in found)
-    [(turn, _)] = turns.most_common(1)
-    return version + (turn - PRIMED_BEFORE - version) % CHECKPOINT_EVERY
 
 
 def _rest(

@@ -57,6 +57,7 @@ def test_bench_reads_memory_in_bytes() -> None:
     (4, Role.MAIN, "python -c from multiprocess.resource_tracker import main", Role.TRACKER),
     (5, Role.MAIN, "python -m healthcheck --block b", Role.SIDECAR),
     (5, Role.FORKSERVER, "python -m healthcheck --block b", Role.SIDECAR),
+    (6, Role.FORKSERVER, "python -m keeper", Role.KEEPER),
     (6, Role.MAIN, "python -m supervisor --workers 8", Role.OTHER),
 ])
 def test_bench_tells_processes_apart(
