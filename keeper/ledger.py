@@ -20,7 +20,7 @@ from shared.naming import LEDGER, LEDGER_APP_ID
 from shared.object_store import ObjectStore
 from shared.record_log import RecordLog
 from shared.records import CycleRecord, DataFile, Record
-from workers.delta_table import Table, TableStore
+from workers.delta_table import TableStore
 from workers.log_entry import Commit
 from workers.parquet_file import ParquetFile
 from workers.tables import ensure_table
@@ -48,18 +48,13 @@ class Ledger:
         self, store: ObjectStore, tables: TableStore, log: RecordLog, unix_ms: Callable[[], int]
     ) -> None:
         self._store, self._tables, self._log, self._unix_ms = store, tables, log, unix_ms
-        self._table: Table | None = None
 
     def advance(self) -> Progress:
         """Enter the next records that can be, RECORDS_PER_COMMIT_MAX at most, in one commit.
 
         Raises `CommitConflict` when another keeper was there first: nothing is entered twice.
         """
-        if self._table is None:
-            self._table = ensure_table(self._store, self._tables, LEDGER, LEDGER_TABLE)
-        else:
-            self._table.refresh()
-        position = self._table.txn_version(LEDGER_APP_ID)
+        version, position = self._stand()
         numbers = self._log.numbers(-1 if position is None else position - 1)
         if not numbers:
             return Progress(position or 0, 0, 0)
@@ -69,9 +64,22 @@ class Ledger:
         if not done:
             return Progress(position or numbers[0], len(numbers), 0)
         next_record = done[-1] + 1
-        self._table.commit(
-            self._send(entries), {LEDGER_APP_ID: next_record}, {"ledger_through": done[-1]})
+        self._tables.append(
+            LEDGER, version, self._send(entries), {LEDGER_APP_ID: next_record},
+            {"ledger_through": done[-1]})
         return Progress(next_record, len(numbers) - len(done), len(done))
+
+    def _stand(self) -> tuple[int, int | None]:
+        """The ledger's version, and its position then: the first record that is not in it.
+
+        After a commit of ours the newest entry tells both.  Only when it is somebody else's is the
+        table opened, and checked, which takes several times the memory.
+        """
+        newest = self._tables.newest(LEDGER)
+        if newest is not None and LEDGER_APP_ID in newest.txns:
+            return newest.version, newest.txns[LEDGER_APP_ID]
+        table = ensure_table(self._store, self._tables, LEDGER, LEDGER_TABLE)
+        return table.version, table.txn_version(LEDGER_APP_ID)
 
     def _gone(self, position: int | None, first: int) -> list[Entry]:
         """A row for records that nobody entered while they were there."""

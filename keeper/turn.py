@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from keeper.ledger import Ledger, Progress
 from keeper.table_log import TableLog
@@ -18,6 +18,7 @@ from shared.naming import LEDGER, bronze_table, dlq_table
 from shared.object_store import open_store
 from shared.record_log import RecordLog
 from workers.assembly import table_store
+from workers.pages import give_back
 from workers.reporter import ERROR_CHARS_MAX
 
 logger = logging.getLogger("keeper")
@@ -35,16 +36,19 @@ def build_turn(config: Config, block: Block) -> Turn:
     folders = [LEDGER, *map(bronze_table, config.topics), *map(dlq_table, config.topics)]
     return Turn(
         Ledger(store, tables, RecordLog(store), clock.unix_ms),
-        [TableLog(store, tables, folder, clock.unix_ms) for folder in folders], block, clock)
+        [TableLog(store, tables, folder, clock.unix_ms) for folder in folders], block, clock,
+        give_back)
 
 
 class Turn:
     """See the module."""
 
     def __init__(
-        self, ledger: Ledger, table_logs: Sequence[TableLog], block: Block, clock: SystemClock
+        self, ledger: Ledger, table_logs: Sequence[TableLog], block: Block, clock: SystemClock,
+        give_back: Callable[[], None],
     ) -> None:
-        self._ledger, self._table_logs = ledger, table_logs
+        """give_back: called between steps that use different code and memory."""
+        self._ledger, self._table_logs, self._give_back = ledger, table_logs, give_back
         self._block, self._clock = block, clock
 
     def run(self) -> bool:
@@ -56,6 +60,7 @@ class Turn:
         except IngestError as error:
             went_well = False
             self._tell_error(error)
+        self._give_back()
         checkpoints, deleted = 0, 0
         for table_log in self._table_logs:
             if self._clock.monotonic() >= began + TURN_S:
@@ -66,7 +71,9 @@ class Turn:
                 went_well = False
                 self._tell_error(error)
                 continue
-            checkpoints += kept.checkpoint is not None
+            if kept.checkpoint is not None:
+                checkpoints += 1
+                self._give_back()
             deleted += kept.deleted
         self._count(checkpoints, deleted)
         took_s = self._clock.monotonic() - began

@@ -86,6 +86,21 @@ class TableStore(Protocol):
         `StorageUnavailable` and `TableUnavailable`.
         """
 
+    def newest(self, folder: str) -> Commit | None:
+        """A table's newest commit, without opening the table; None where there is no log.
+
+        Raises `StorageUnavailable` and `TableUnavailable`.
+        """
+
+    def append(
+        self, folder: str, after: int, files: Sequence[DataFile], txns: Mapping[str, int],
+        facts: Mapping[str, Any],
+    ) -> None:
+        """Commit `files` and `txns` as the version behind `after`, which must be the newest one.
+
+        Raises as `Table.commit` does.
+        """
+
     def checkpoint(self, folder: str) -> int:
         """Have the library write a checkpoint, for tables with features that only it knows; the
         version it is of.
@@ -153,6 +168,21 @@ class DeltaStore:
             if record is not None and record < since_record:
                 break
         return found
+
+    def newest(self, folder: str) -> Commit | None:
+        """See `TableStore`."""
+        version = self._newest_version(folder)
+        entry = self._store.get(entry_path(folder, version)) if version >= 0 else None
+        return None if entry is None else _commit(folder, entry, version)
+
+    def append(
+        self, folder: str, after: int, files: Sequence[DataFile], txns: Mapping[str, int],
+        facts: Mapping[str, Any],
+    ) -> None:
+        """See `TableStore`."""
+        entry = append_entry(files, txns, facts, self._clock.unix_ms())
+        if not self._store.put_if_absent(entry_path(folder, after + 1), entry):
+            raise CommitConflict(f"table {folder} version {after + 1} is taken")
 
     def checkpoint(self, folder: str) -> int:
         """See `TableStore`."""

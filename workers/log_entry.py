@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from shared.records import DataFile
@@ -36,12 +36,13 @@ class Commit:
     """What a table's log tells of one version.
 
     record: the record of ours whose files it added, None for every other commit; at_ms: Unix time
-    by the writer's clock, None where it left none.
+    by the writer's clock, None where it left none; txns: the positions it set.
     """
 
     version: int
     record: int | None
     at_ms: int | None
+    txns: Mapping[str, int] = field(default_factory=dict)
 
 
 def log_folder(folder: str) -> str:
@@ -62,15 +63,22 @@ def entry_version(path: str) -> int | None:
 
 def commit_of(entry: bytes, version: int) -> Commit:
     """Read what an entry of whichever writer says of its commit; raises ValueError."""
+    record = at_ms = None
+    txns: dict[str, int] = {}
     for line in entry.splitlines():
-        if b'"commitInfo"' not in line:
+        if b'"commitInfo"' not in line and b'"txn"' not in line:
             continue
-        info = json.loads(line).get("commitInfo")
+        action = json.loads(line)
+        info, txn = action.get("commitInfo"), action.get("txn")
         if isinstance(info, dict):
             ours = info.get("bronze")
-            record = ours.get("record") if isinstance(ours, dict) else None
-            return Commit(version, _number(record), _number(info.get("timestamp")))
-    return Commit(version, None, None)
+            record = _number(ours.get("record")) if isinstance(ours, dict) else None
+            at_ms = _number(info.get("timestamp"))
+        if isinstance(txn, dict):
+            position = _number(txn.get("version"))
+            if position is not None:
+                txns[str(txn.get("appId"))] = position
+    return Commit(version, record, at_ms, txns)
 
 
 def _number(found: Any) -> int | None:

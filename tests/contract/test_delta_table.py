@@ -222,6 +222,23 @@ def test_commits_are_told_as_far_as_the_log_goes(folder_lake: TableStore, tmp_pa
     assert all(commit.at_ms for commit in found)
 
 
+def test_a_commit_behind_the_newest_one_needs_no_snapshot(lake: TableStore) -> None:
+    """Version and positions are in the newest entry; of two who append behind it one is refused."""
+    assert lake.newest(FOLDER) is None
+    lake.create(FOLDER, SCHEMA)
+    found = lake.newest(FOLDER)
+    assert found is not None and (found.version, found.txns) == (0, {})
+    lake.append(FOLDER, 0, (a_file("a"),), {"bronze/cycles": 5, "other": 1}, {})
+    found = lake.newest(FOLDER)
+    assert found is not None
+    assert (found.version, found.txns) == (1, {"bronze/cycles": 5, "other": 1})
+    with pytest.raises(CommitConflict):
+        lake.append(FOLDER, 0, (a_file("b"),), {"bronze/cycles": 9}, {})
+    opened = lake.open(FOLDER)
+    assert opened is not None
+    assert (opened.version, opened.txn_version("bronze/cycles")) == (1, 5)
+
+
 def test_a_commit_that_cannot_be_read_is_the_tables_fault(
     folder_lake: TableStore, tmp_path: Path
 ) -> None:

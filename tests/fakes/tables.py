@@ -79,6 +79,26 @@ class MemoryTables:
             if index < 0 or found.field(index).type != wanted.type:
                 raise TableMismatch(f"table {folder}: {wanted.name} is not {wanted.type}")
 
+    def newest(self, folder: str) -> Commit | None:
+        """See `TableStore`."""
+        with self.faults.around("read commits", folder):
+            if folder not in self.states:
+                return None
+            state = self.states[folder]
+            newest = state.commits[-1]
+            return Commit(state.version, newest.record, None, dict(newest.txns))
+
+    def append(
+        self, folder: str, after: int, files: Sequence[DataFile], txns: Mapping[str, int],
+        facts: Mapping[str, Any],
+    ) -> None:
+        """See `TableStore`."""
+        with self.faults.around("commit", folder):
+            state = self.states[folder]
+            if state.version != after:
+                raise CommitConflict(f"table {folder} is at version {state.version}")
+            state.commits.append(Version(tuple(files), dict(txns), facts.get("record")))
+
     def checkpoint(self, folder: str) -> int:
         """See `TableStore`; there is nothing to read faster here."""
         return self.states[folder].version
@@ -89,7 +109,7 @@ class MemoryTables:
             found = []
             versions = self.states[folder].commits if folder in self.states else []
             for number, version in reversed(list(enumerate(versions))):
-                found.append(Commit(number, version.record, None))
+                found.append(Commit(number, version.record, None, dict(version.txns)))
                 if version.record is not None and version.record < since_record:
                     break
             return found

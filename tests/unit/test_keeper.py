@@ -230,7 +230,7 @@ class FakeLedger:
 def taken(tmp_path: Path, *answers: Progress | Exception) -> tuple[bool, Block, FakeLedger]:
     """Take a turn: whether it went well, the block, what is left of the ledger's answers."""
     block, ledger = Block.create(tmp_path / "block", 1, b"{}"), FakeLedger(*answers)
-    return Turn(ledger, [], block, FakeClock()).run(), block, ledger  # type: ignore[arg-type]
+    return Turn(ledger, [], block, FakeClock(), lambda: None).run(), block, ledger  # type: ignore[arg-type]
 
 
 def test_a_turn_goes_on_until_everything_is_entered(tmp_path: Path) -> None:
@@ -274,7 +274,7 @@ def test_a_good_turn_clears_the_error(tmp_path: Path) -> None:
     """What stands there concerns the present."""
     block = Block.create(tmp_path / "block", 1, b"{}")
     for answer in (StorageUnavailable("put", "x", "503"), Progress(1, 0, 0)):
-        Turn(FakeLedger(answer), [], block, FakeClock()).run()  # type: ignore[arg-type]
+        Turn(FakeLedger(answer), [], block, FakeClock(), lambda: None).run()  # type: ignore[arg-type]
     assert block.keeper(Word.ERROR_ACTIVE) == 0
 
 
@@ -312,7 +312,7 @@ def test_what_fails_with_one_table_keeps_no_other_from_being_looked_after(tmp_pa
     block = Block.create(tmp_path / "block", 1, b"{}")
     logs = [FakeTableLog(), FakeTableLog(TableUnavailable("broken")), FakeTableLog()]
     ledger = FakeLedger(StorageUnavailable("put", "x", "503"))
-    assert not Turn(ledger, logs, block, FakeClock()).run()  # type: ignore[arg-type]
+    assert not Turn(ledger, logs, block, FakeClock(), lambda: None).run()  # type: ignore[arg-type]
     assert [log.kept for log in logs] == [1, 1, 1]
     assert block.keeper(Word.CHECKPOINTS) == 2
     assert block.keeper(Word.LOG_ENTRIES_DELETED) == 6

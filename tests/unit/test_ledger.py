@@ -302,6 +302,21 @@ def test_rows_of_two_days_lie_in_two_files(lake: Lake) -> None:
     assert dates == ["_ingestion_date=2026-01-31", "_ingestion_date=2026-02-01"]
 
 
+def test_the_table_is_opened_only_where_the_newest_commit_is_not_ours(lake: Lake) -> None:
+    """Opening takes memory that nobody wants to lend each minute."""
+    lake.cycle(1, "orders")
+    lake.ledger().advance()
+    lake.tables.faults.seen.clear()
+    lake.cycle(2, "orders")
+    lake.ledger().advance()
+    assert ("open table", LEDGER) not in lake.tables.faults.seen
+    lake.tables.states[LEDGER].append({"somebody": 1})
+    lake.cycle(3, "orders")
+    assert lake.ledger().advance() == Progress(4, 0, 1)
+    assert ("open table", LEDGER) in lake.tables.faults.seen
+    assert lake.entered() == [(1, "orders"), (2, "orders"), (3, "orders")]
+
+
 def test_a_ledger_that_vanished_is_not_begun_anew(lake: Lake) -> None:
     """Its history would be gone without a word."""
     lake.cycle(1, "orders")
