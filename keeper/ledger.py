@@ -16,14 +16,14 @@ from keeper.ledger_rows import Entry, enter, folders_of, missing
 from keeper.ledger_schema import LEDGER_FILE, LEDGER_TABLE
 from shared.clock import rfc3339
 from shared.errors import StorageUnavailable
-from shared.naming import LEDGER, LEDGER_APP_ID
+from shared.naming import LEDGER, LEDGER_APP_ID, birth_certificate
 from shared.object_store import ObjectStore
 from shared.record_log import RecordLog
 from shared.records import CycleRecord, DataFile, Record
 from workers.delta_table import TableStore
 from workers.log_entry import Commit
 from workers.parquet_file import ParquetFile
-from workers.tables import ensure_table
+from workers.tables import certify, ensure_table
 
 RECORDS_PER_COMMIT_MAX = 100
 """Their manifests are held at once: some kB for each topic."""
@@ -78,8 +78,19 @@ class Ledger:
         newest = self._tables.newest(LEDGER)
         if newest is not None and LEDGER_APP_ID in newest.txns:
             return newest.version, newest.txns[LEDGER_APP_ID]
+        if newest is None and self._has_made():
+            return 0, None
         table = ensure_table(self._store, self._tables, LEDGER, LEDGER_TABLE)
         return table.version, table.txn_version(LEDGER_APP_ID)
+
+    def _has_made(self) -> bool:
+        """Whether there never was a ledger, and it was we who have made it now."""
+        if self._store.size(birth_certificate(LEDGER)) is not None:
+            return False
+        if not self._tables.make(LEDGER, LEDGER_TABLE):
+            return False
+        certify(self._store, LEDGER)
+        return True
 
     def _gone(self, position: int | None, first: int) -> list[Entry]:
         """A row for records that nobody entered while they were there."""

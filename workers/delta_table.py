@@ -76,6 +76,9 @@ class TableStore(Protocol):
     def create(self, folder: str, schema: pa.Schema) -> Table:
         """Make an empty table, or open the one somebody made meanwhile."""
 
+    def make(self, folder: str, schema: pa.Schema) -> bool:
+        """Make an empty table, and leave it unopened; False where somebody was faster."""
+
     def check(self, folder: str, table: Table, schema: pa.Schema) -> None:
         """Raise `TableMismatch` unless our rows fit the table."""
 
@@ -131,11 +134,15 @@ class DeltaStore:
 
     def create(self, folder: str, schema: pa.Schema) -> DeltaSnapshot:
         """See `TableStore`."""
+        self.make(folder, schema)
+        return self._snapshot(folder)
+
+    def make(self, folder: str, schema: pa.Schema) -> bool:
+        """See `TableStore`."""
         entry = first_entry(
             json.loads(DeltaSchema.from_arrow(schema).to_json()), _configuration(schema),
             str(uuid.uuid4()), self._clock.unix_ms())
-        self._store.put_if_absent(entry_path(folder, 0), entry)
-        return self._snapshot(folder)
+        return self._store.put_if_absent(entry_path(folder, 0), entry)
 
     def check(self, folder: str, table: DeltaSnapshot, schema: pa.Schema) -> None:
         """See `TableStore`; columns somebody added are let be when they may be null."""

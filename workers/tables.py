@@ -93,8 +93,13 @@ def ensure_table(
     if table is None:
         table = _make(store, tables, folder, certificate, schema)
     tables.check(folder, table, schema)
-    store.put_if_absent(certificate, json.dumps({"table": folder}).encode())
+    certify(store, folder)
     return table
+
+
+def certify(store: ObjectStore, folder: str) -> None:
+    """Leave word that the table was made once, so that it is not made anew should it vanish."""
+    store.put_if_absent(birth_certificate(folder), json.dumps({"table": folder}).encode())
 
 
 def _make(

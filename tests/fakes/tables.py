@@ -67,9 +67,15 @@ class MemoryTables:
 
     def create(self, folder: str, schema: pa.Schema) -> MemoryTable:
         """See `TableStore`."""
+        self.make(folder, schema)
+        return MemoryTable(self, folder)
+
+    def make(self, folder: str, schema: pa.Schema) -> bool:
+        """See `TableStore`."""
         with self.faults.around("create table", folder):
+            is_new = folder not in self.states
             self.states.setdefault(folder, TableState(schema))
-            return MemoryTable(self, folder)
+            return is_new
 
     def check(self, folder: str, table: MemoryTable, schema: pa.Schema) -> None:
         """See `TableStore`."""
