@@ -1,6 +1,7 @@
 """The byte layout of the shared block: names of words, and nothing else.
 
-    | header words | topic 0: order words | report words | histograms | texts | manifest | topic 1 …
+    | header words | histograms | about | topic 0: order words | report words | histograms | texts |
+    | manifest | topic 1 …
 
 Every word is an aligned, unsigned 64-bit integer with one writer, so a reader never sees half of
 one.  What must change together is packed in one word (phase with cycle_id, vote with cycle_id) or
@@ -18,7 +19,7 @@ import zlib
 from enum import IntEnum
 
 MAGIC = int.from_bytes(b"BRONZE-1", "little")
-LAYOUT_VERSION = 3
+LAYOUT_VERSION = 4
 WORD_BYTES = 8
 
 ABOUT_BYTES = 32 * 1024
@@ -30,7 +31,11 @@ MANIFEST_BYTES = 128 * 1024
 
 
 class Header(IntEnum):
-    """Words of the whole service; times named _NS are CLOCK_MONOTONIC, _AT_MS are Unix time."""
+    """Words of the whole service; times named _NS are CLOCK_MONOTONIC, _AT_MS are Unix time.
+
+    LAST_CONSUMING_US to LAST_COMMITTING_US: how long the last cycle that committed something was
+    in each phase; all 0 before the first.
+    """
 
     MAGIC = 0
     LAYOUT_VERSION = 1
@@ -51,6 +56,10 @@ class Header(IntEnum):
     SIDECAR_RESTARTS = 16
     LAST_COMPLETED_NS = 17
     DECIDING_SINCE_NS = 18
+    LAST_CONSUMING_US = 40
+    LAST_FLUSHING_US = 41
+    LAST_DECIDING_US = 42
+    LAST_COMMITTING_US = 43
 
 
 class Order(IntEnum):
@@ -76,6 +85,8 @@ class Report(IntEnum):
     """Per topic, written by the worker; counters go on where a dead incarnation left them.
 
     BORROWED and LOAN_WAITED_NS bind other workers, so the supervisor clears them for a dead one.
+    VALID_THROUGH_MS: Unix time up to which every assigned partition of the topic has been read, by
+    Kafka's timestamps, written each second; "now" while it is caught up, 0 when unknown.
     """
 
     INCARNATION = 0
@@ -119,6 +130,7 @@ class Report(IntEnum):
     FINISHED_CHECK = 38
     BORROWED = 39
     LOAN_WAITED_NS = 40
+    VALID_THROUGH_MS = 41
 
 
 class Paused(IntEnum):
@@ -139,6 +151,14 @@ class Histogram(IntEnum):
     UPLOAD = 1
 
 
+class PhaseHistogram(IntEnum):
+    """Of the whole service, written by the supervisor: seconds in the phase of that name."""
+
+    FLUSHING = 0
+    DECIDING = 1
+    COMMITTING = 2
+
+
 BUCKET_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Upper bounds in seconds; one more bucket holds the rest."""
 HISTOGRAM_WORDS = len(BUCKET_BOUNDS_S) + 3
@@ -148,7 +168,8 @@ ORDER_WORDS = 32
 REPORT_WORDS = 64
 
 CYCLE_HISTOGRAM_OFFSET = HEADER_WORDS * WORD_BYTES
-ABOUT_OFFSET = CYCLE_HISTOGRAM_OFFSET + HISTOGRAM_WORDS * WORD_BYTES
+PHASE_HISTOGRAMS_OFFSET = CYCLE_HISTOGRAM_OFFSET + HISTOGRAM_WORDS * WORD_BYTES
+ABOUT_OFFSET = PHASE_HISTOGRAMS_OFFSET + len(PhaseHistogram) * HISTOGRAM_WORDS * WORD_BYTES
 TOPICS_OFFSET = ABOUT_OFFSET + 2 * WORD_BYTES + ABOUT_BYTES
 
 ORDER_OFFSET = 0
