@@ -23,11 +23,11 @@ from healthcheck.history import KEPT_S, Trend
 from healthcheck.html import render
 from healthcheck.moment import Moment, Observer, Trends
 from healthcheck.snapshot import ServiceSnapshot, Trouble
-from healthcheck.status import REASONS_MAX, grouped, page_of
+from healthcheck.status import REASONS_MAX, Group, grouped, page_of
 from healthcheck.style import STYLE
 from healthcheck.verdict import NOTHING_WAITS, Code, Reason, Waiting, judge
 from shared.block import Block
-from shared.layout import Header, Paused, Report
+from shared.layout import Paused, Report
 from shared.protocol import Phase, Standing
 from tests.fakes.clock import FakeClock
 from tests.fakes.snapshots import DEADLINE_S, INTERVAL_S, NOW_MS, NOW_NS, S_NS, a_service, a_topic
@@ -35,6 +35,9 @@ from tests.fakes.snapshots import DEADLINE_S, INTERVAL_S, NOW_MS, NOW_NS, S_NS, 
 QUIET = Trend(0.0, 0.0, (), ())
 NAMED = Trouble("2027-01-15T07:58:00.000Z", "StorageUnavailable", "put bronze_orders: 403",
                 "Check the rights.")
+ABOUT = {"topics": ["orders"], "instance": "0", "service_version": "1", "lake": "l",
+         "batch_interval_seconds": 10, "cycle_deadline_seconds": 30,
+         "heartbeat_limit_seconds": 60, "memory_limit_mb": 256, "loan_budget_bytes": 0}
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 HOSTILE = (
     "<script>alert(1)</script>", "\"><img src=x onerror=alert(1)>", "' onload='x", "{{ 7*7 }}",
@@ -120,21 +123,14 @@ def test_reasons_say_what_to_do_and_are_told_once_for_all_their_topics() -> None
     """Eight lines that say the same hide the ninth that does not."""
     topics = [a_topic(name, error=NAMED, report={"ERROR_ACTIVE": 1}) for name in "abcdefgh"]
     page = shown(a_service(*topics))
-    reasons = [text for path, text in page.texts if path[-4:-1] == ("section", "ul", "li")]
-    assert reasons.count("failing") == 1
+    assert [text for path, text in page.texts if path[-1] == "code"] == ["failing"]
     assert "unhealthy" in page.text
     assert "put bronze_orders: 403; what to do: Check the rights." in page.text
     assert list(grouped([
-        Reason(Code.FAILING, "one", "a"), Reason(Code.HALTED, "two"), Reason(Code.FAILING, "one", "b"),
-        Reason(Code.HELD, "one", "c"),
-    ])) == [
-        page_of_group(("a", "b"), "failing", "one"), page_of_group((), "halted", "two"),
-        page_of_group(("c",), "held", "one")]
-
-
-def page_of_group(topics: tuple[str, ...], code: str, sentence: str) -> Any:
-    """A group of reasons."""
-    return next(grouped([Reason(Code(code), sentence, topic) for topic in topics or (None,)]))
+        Reason(Code.FAILING, "one", "a"), Reason(Code.HALTED, "two"),
+        Reason(Code.FAILING, "one", "b"), Reason(Code.HELD, "one", "c"),
+    ])) == [Group(("a", "b"), "failing", "one"), Group((), "halted", "two"),
+            Group(("c",), "held", "one")]
 
 
 def test_more_reasons_than_fit_are_counted() -> None:
@@ -171,11 +167,11 @@ def test_a_topic_shows_its_figures() -> None:
                 "DEAD_LETTERS_HEADERS": 2})
     trend = Trend(1234.4, 0.25, ((10.0, 0.0), (0.0, 1234.4)), (("json", 12), ("headers", 1)))
     page = shown(a_service(topic), trend)
-    cells = [" ".join(text for path, text in page.texts if "tbody" in path)]
+    row = " ".join(text for path, text in page.texts if "tbody" in path)
     for words in ("orders", "behind", "cycle full", "1,234", "1,234,567", "17 s", "4 min", "42",
                   "json +12, headers +1", "0.25", "3.2 MB", "StorageUnavailable , over",
-                  "(120 s ago)", "put bronze_orders: 403"):
-        assert words.replace(" ,", ",") in cells[0].replace(" ,", ","), words
+                  "(2 min ago)", "put bronze_orders: 403"):
+        assert words in row
     assert any("from 0 to 1,234" in (each.get("aria-label") or "") for each in page.all("svg"))
 
 
@@ -297,7 +293,8 @@ def test_text_has_contrast_enough_on_light_and_dark(scheme: int) -> None:
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text[:20]))
-@pytest.mark.parametrize("place", ["topic", "lake", "instance", "version", "name", "message", "todo"])
+@pytest.mark.parametrize(
+    "place", ["topic", "lake", "instance", "version", "name", "message", "todo"])
 def test_no_text_of_the_block_changes_the_page(place: str, text: str) -> None:
     """Not its elements, not its attributes, not the order in which a line is read."""
 
@@ -330,18 +327,18 @@ def test_a_long_text_is_cut_and_there_in_full_for_who_asks() -> None:
 
 def test_the_page_of_a_hostile_block_is_served_through_the_application(tmp_path: Path) -> None:
     """The same from the block's bytes to the answer's."""
-    about = {"topics": [HOSTILE[0]], "instance": HOSTILE[1], "service_version": HOSTILE[5],
-             "lake": HOSTILE[8], "batch_interval_seconds": 1, "cycle_deadline_seconds": 1,
-             "heartbeat_limit_seconds": 1, "memory_limit_mb": 1, "loan_budget_bytes": 0}
+    about = {**ABOUT, "topics": [HOSTILE[0]], "instance": HOSTILE[1],
+             "service_version": HOSTILE[5], "lake": HOSTILE[8]}
     block = Block.create(tmp_path / "block", 1, json.dumps(about).encode())
     block.slot(0).error.write(json.dumps(dict.fromkeys(
-        ("at", "name", "message", "what_to_do"), HOSTILE[9])).encode())
+        ("at", "name", "message", "what_to_do"), HOSTILE[4])).encode())
     answer = create_app(block).test_client().get("/")
     assert (answer.status_code, answer.content_type) == (200, "text/html; charset=utf-8")
     page = Reader(answer.get_data(as_text=True))
     assert HOSTILE[0] in page.text
     assert page.all("script") == []
-    assert "\\ud800" in page.text and "\\u202e" in page.text
+    assert "\\ud800" in page.text
+    assert "\\u202e" in page.text
 
 
 # --- figures and drawings
@@ -394,10 +391,7 @@ def test_segments_fill_the_bar_and_none_is_too_thin_to_be_seen() -> None:
 
 def test_looking_now_and_then_is_enough_to_know_rates(tmp_path: Path) -> None:
     """The server looks by itself; who comes first sees what happened before."""
-    about = {"topics": ["orders"], "instance": "0", "service_version": "1", "lake": "l",
-             "batch_interval_seconds": 10, "cycle_deadline_seconds": 30,
-             "heartbeat_limit_seconds": 60, "memory_limit_mb": 256, "loan_budget_bytes": 1}
-    block = Block.create(tmp_path / "block", 1, json.dumps(about).encode())
+    block = Block.create(tmp_path / "block", 1, json.dumps(ABOUT).encode())
     clock = FakeClock()
     observer = Observer(block, clock)
     for _ in range(10):
@@ -413,10 +407,7 @@ def test_a_counter_that_falls_is_logged_and_makes_no_rate(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Only a damaged block can do that."""
-    about = {"topics": ["orders"], "instance": "0", "service_version": "1", "lake": "l",
-             "batch_interval_seconds": 10, "cycle_deadline_seconds": 30,
-             "heartbeat_limit_seconds": 60, "memory_limit_mb": 256, "loan_budget_bytes": 1}
-    block = Block.create(tmp_path / "block", 1, json.dumps(about).encode())
+    block = Block.create(tmp_path / "block", 1, json.dumps(ABOUT).encode())
     clock = FakeClock()
     observer = Observer(block, clock)
     for rows in (1000, 2000, 5, 7):
