@@ -331,7 +331,7 @@ def test_the_page_of_a_hostile_block_is_served_through_the_application(tmp_path:
              "service_version": HOSTILE[5], "lake": HOSTILE[8]}
     block = Block.create(tmp_path / "block", 1, json.dumps(about).encode())
     block.slot(0).error.write(json.dumps(dict.fromkeys(
-        ("at", "name", "message", "what_to_do"), HOSTILE[4])).encode())
+        ("at", "name", "message", "what_to_do"), HOSTILE[9])).encode())
     answer = create_app(block).test_client().get("/")
     assert (answer.status_code, answer.content_type) == (200, "text/html; charset=utf-8")
     page = Reader(answer.get_data(as_text=True))
