@@ -10,7 +10,7 @@ import logging
 
 from flask import Flask, Response
 
-from healthcheck import page
+from healthcheck import html, page
 from healthcheck.exposition import CONTENT_TYPE, Exposition
 from healthcheck.headers import SECURITY_HEADERS
 from healthcheck.moment import Observer
@@ -59,8 +59,9 @@ def create_app(
         return Response(exposition.render(), content_type=CONTENT_TYPE)
 
     def index() -> Response:
-        lines = [f"{address:10} {tells}" for address, tells in ADDRESSES.items()]
-        return Response("\n".join(["Bronze ingestion", "", *lines, ""]), mimetype="text/plain")
+        moment = observer.look()
+        return Response(
+            html.render(moment, observer.trends(moment), ADDRESSES), mimetype="text/html")
 
     views = {"/": index, "/health": health, "/livez": livez, "/readyz": readyz,
              "/metrics": metrics}

@@ -145,6 +145,7 @@ def _flow() -> Iterator[Panel]:
     yield _lines("Waiting without a commit", "s",
                  Query(f'max by (topic) ({of("bronze_uncommitted_seconds")})'),
                  Query(f"{STALE_CYCLES} * max({cycle})", "unhealthy from here"))
+    yield _by_topic("Lag, seconds", "s", "bronze_lag_seconds")
     yield _lines("Value bytes committed", "Bps", Query(_rate("bronze_value_bytes_total")))
     yield _lines("Bytes uploaded", "Bps", Query(_rate("bronze_uploaded_bytes_total")))
 
@@ -156,6 +157,9 @@ def _cycles() -> Iterator[Panel]:
                  *_quantiles("bronze_cycle_duration_seconds"),
                  Query(f'max({of("bronze_cycle_deadline_seconds")})', "deadline"))
     yield _heatmap("Cycle duration", "bronze_cycle_duration_seconds")
+    phases = _rate("bronze_phase_seconds_bucket", "le, phase")
+    yield _lines("Phase duration, 95 %", "s",
+                 Query(f"histogram_quantile(0.95, {phases})", "{{phase}}"))
     yield _lines("Share of time in each phase", "percentunit",
                  Query(f'avg by (phase) (avg_over_time({of("bronze_phase")}{_RATE}))',
                        "{{phase}}"), stacked=True)

@@ -7,12 +7,13 @@ the configuration and from enumerations only, never from a message.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
 from healthcheck.moment import Moment
-from healthcheck.snapshot import Durations, TopicSnapshot
+from healthcheck.snapshot import DEAD_LETTERS, Durations, TopicSnapshot
 from healthcheck.verdict import (
     Status, deciding_s, is_live, is_ready, is_worker_up, keeper_wait_s, loan_wait_s, state_of,
     supervisor_silence_s, worker_silence_s,
@@ -100,6 +101,10 @@ def _split(
         for topic in moment.snapshot.topics for value, word in pairs])
 
 
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
 def _build(moment: Moment) -> Iterator[Sample]:
     yield (moment.snapshot.about.service_version, moment.snapshot.about.instance), 1
 
@@ -107,6 +112,11 @@ def _build(moment: Moment) -> Iterator[Sample]:
 def _phases(moment: Moment) -> Iterator[Sample]:
     for phase in Phase:
         yield (phase.name.lower(),), phase is moment.snapshot.phase
+
+
+def _phase_durations(moment: Moment) -> Iterator[Sample]:
+    for phase, durations in moment.snapshot.phase_durations.items():
+        yield (phase.name.lower(),), durations
 
 
 def _outcomes(moment: Moment) -> Iterator[Sample]:
@@ -195,6 +205,10 @@ _SERVICE = (
              "Seconds from the start of the flush to the last commit of a cycle.",
              "Near CYCLE_DEADLINE_SECONDS: the object store is slow, or a topic is too big.",
              lambda m: m.snapshot.cycle_durations),
+    Metric("bronze_phase_seconds", Kind.HISTOGRAM, ("phase",),
+           "Seconds a phase of a cycle took, however it ended.",
+           "Long flushing: uploads are slow, or a topic is too big; long deciding or committing: "
+           "the object store is slow to answer.", _phase_durations),
     _header("bronze_last_cycle_completed_timestamp_seconds", Kind.GAUGE,
             "Unix time at which the last cycle with data was complete; 0 before the first.",
             "Old while lag rises: nothing becomes visible; see /health.",
@@ -255,6 +269,11 @@ _READING = (
            "1 once the broker has told how much the topic holds.",
            "0 for long: no broker answers.",
            lambda _m, topic: bool(topic.report[Report.LAG_KNOWN])),
+    _topic("bronze_lag_seconds", Kind.GAUGE,
+           "Seconds since the last moment, by Kafka's timestamps, up to which every partition is "
+           "read; 0 while caught up, NaN while unknown.",
+           "Rising: more arrives than is read, or nothing is; see paused and errors.",
+           lambda m, topic: _or_nan(topic.lag_seconds(m.now_ms))),
     _report("bronze_messages_consumed_total", Kind.COUNTER,
             "Messages taken from Kafka; those read again after a restart count again.",
             "Far above rows and dead letters: restarts cost much reading.",
@@ -298,8 +317,7 @@ _WRITING = (
     _split("bronze_dead_letters_total", Kind.COUNTER, "error_class",
            "Malformed messages by what is wrong with them.",
            "Rising: look into dlq_bronze_<topic> and tell the producer.",
-           (("encoding", Report.DEAD_LETTERS_ENCODING), ("json", Report.DEAD_LETTERS_JSON),
-            ("empty", Report.DEAD_LETTERS_EMPTY), ("headers", Report.DEAD_LETTERS_HEADERS))),
+           DEAD_LETTERS.items()),
     _report("bronze_messages_skipped_total", Kind.COUNTER,
             "Malformed messages dropped, as ON_MALFORMED=skip says while the DLQ is off.",
             "Above 0: data is dropped on purpose; DLQ_ENABLED=true keeps it.", Report.SKIPPED),

@@ -13,11 +13,6 @@ from healthcheck.verdict import shown_trouble, state_of
 from shared.clock import rfc3339
 from shared.layout import Header, Keeper, Order, Paused, Report
 
-_DEAD_LETTERS = (
-    Report.DEAD_LETTERS_ENCODING, Report.DEAD_LETTERS_JSON, Report.DEAD_LETTERS_EMPTY,
-    Report.DEAD_LETTERS_HEADERS,
-)
-
 
 def render(moment: Moment) -> str:
     """JSON, as text; dates in RFC 3339 (UTC), durations in seconds."""
@@ -69,8 +64,9 @@ def _topic(moment: Moment, topic: TopicSnapshot) -> Mapping[str, Any]:
         "incarnation": topic.order[Order.INCARNATION],
         "restarts": topic.order[Order.RESTARTS],
         "lag": topic.lag,
+        "lag_seconds": topic.lag_seconds(moment.now_ms),
         "rows": topic.report[Report.ROWS],
-        "dead_letters": sum(topic.report[word] for word in _DEAD_LETTERS),
+        "dead_letters": topic.dead_letters,
         "partitions": topic.report[Report.PARTITIONS],
         "paused": None if topic.paused is Paused.NO else topic.paused.name.lower(),
         "last_commit": _date(topic.report[Report.LAST_COMMIT_AT_MS]),

@@ -18,6 +18,12 @@ from shared.protocol import Phase, Standing
 _STANDINGS = tuple(Standing)
 _PHASES = {int(phase): phase for phase in Phase}
 
+DEAD_LETTERS = {
+    "encoding": Report.DEAD_LETTERS_ENCODING, "json": Report.DEAD_LETTERS_JSON,
+    "empty": Report.DEAD_LETTERS_EMPTY, "headers": Report.DEAD_LETTERS_HEADERS,
+}
+"""error_class of a dead letter -> the word that counts it."""
+
 
 @dataclass(frozen=True, slots=True)
 class About:
@@ -83,6 +89,16 @@ class TopicSnapshot:
         return incarnation > 0 and self.report[Report.INCARNATION] == incarnation
 
     @property
+    def dead_letters(self) -> int:
+        """Malformed messages of all classes."""
+        return sum(self.report[word] for word in DEAD_LETTERS.values())
+
+    def lag_seconds(self, now_ms: int) -> float | None:
+        """How long ago the last moment was that is read of all partitions; None while unknown."""
+        through_ms = self.report[Report.VALID_THROUGH_MS]
+        return max(0, now_ms - through_ms) / 1e3 if through_ms else None
+
+    @property
     def waiting(self) -> int:
         """Messages and files that are known to wait for a commit."""
         return (self.lag or 0) + self.report[Report.OPEN_ROWS] + self.report[Report.CARRIED_FILES]
@@ -95,6 +111,7 @@ class ServiceSnapshot:
     header, keeper: all words, to be indexed by `Header` and `Keeper`.
     phase: None before the supervisor has written one this release knows.
     keeper_error: the keeper's last error, if no turn has gone well since.
+    phase_durations: how long phases took, however they ended.
     """
 
     about: About
@@ -104,6 +121,7 @@ class ServiceSnapshot:
     cycle_id: int
     phase: Phase | None
     cycle_durations: Durations
+    phase_durations: Mapping[Phase, Durations]
     topics: tuple[TopicSnapshot, ...]
 
     @property
@@ -123,7 +141,7 @@ def take(block: Block) -> ServiceSnapshot:
     if len(about.topics) != block.topic_count:
         raise BlockError(
             f"{block.path} names {len(about.topics)} topics and has room for {block.topic_count}")
-    header = tuple(block.get(word) for word in Header)
+    header = tuple(block.header())
     keeper = tuple(block.keeper(word) for word in Keeper)
     cycle_id, tag = unpack(header[Header.PHASE])
     return ServiceSnapshot(
@@ -134,6 +152,8 @@ def take(block: Block) -> ServiceSnapshot:
         cycle_id=cycle_id,
         phase=_PHASES.get(tag),
         cycle_durations=Durations(*block.cycle_seconds.snapshot()),
+        phase_durations={
+            phase: Durations(*view.snapshot()) for phase, view in block.phase_seconds.items()},
         topics=tuple(
             _topic(name, block.slot(index)) for index, name in enumerate(about.topics)),
     )

@@ -16,7 +16,8 @@ from pathlib import Path
 from shared import layout
 from shared.errors import BlockError
 from shared.layout import (
-    BUCKET_BOUNDS_S, Header, Histogram, Keeper, Order, Report, check_of, pack, topic_offset, unpack,
+    BUCKET_BOUNDS_S, Header, Histogram, Keeper, Order, PhaseHistogram, Report, check_of, pack,
+    topic_offset, unpack,
 )
 from shared.protocol import Ballot, Phase, Vote
 
@@ -46,6 +47,10 @@ class Block:
         self.topic_count = topic_count
         self.cycle_seconds = _HistogramView(
             self._words, layout.CYCLE_HISTOGRAM_OFFSET // layout.WORD_BYTES)
+        phases = layout.PHASE_HISTOGRAMS_OFFSET // layout.WORD_BYTES
+        self.phase_seconds = {
+            Phase[kind.name]: _HistogramView(self._words, phases + kind * layout.HISTOGRAM_WORDS)
+            for kind in PhaseHistogram}
         self._about = _Blob(self._bytes, self._words, layout.ABOUT_OFFSET, layout.ABOUT_BYTES)
         self.keeper_error = _Blob(
             self._bytes, self._words, layout.KEEPER_ERROR_OFFSET, layout.TEXT_BYTES)
@@ -67,11 +72,22 @@ class Block:
             raise BlockError(f"cannot reserve {size} bytes for {path}: {error.strerror}") from error
         finally:
             os.close(descriptor)
-        block._about.write(about)
-        block.set(Header.TOPIC_COUNT, topic_count)
-        block.set(Header.LAYOUT_VERSION, layout.LAYOUT_VERSION)
-        block.set(Header.MAGIC, layout.MAGIC)
+        block._begin(about)
         return block
+
+    @classmethod
+    def unshared(cls, topic_count: int, about: bytes) -> Block:
+        """Make a block in no file, which nobody else sees."""
+        mapping = mmap.mmap(-1, layout.block_bytes(topic_count))
+        block = cls(Path(os.devnull), mapping, topic_count)
+        block._begin(about)
+        return block
+
+    def _begin(self, about: bytes) -> None:
+        self._about.write(about)
+        self.set(Header.TOPIC_COUNT, self.topic_count)
+        self.set(Header.LAYOUT_VERSION, layout.LAYOUT_VERSION)
+        self.set(Header.MAGIC, layout.MAGIC)
 
     @classmethod
     def attach(cls, path: Path, *, writable: bool = True) -> Block:
@@ -118,6 +134,10 @@ class Block:
     def get(self, word: Header) -> int:
         """Read a header word."""
         return self._words[word]
+
+    def header(self) -> list[int]:
+        """All header words, to be indexed by `Header`, whose numbers have gaps."""
+        return self._words[:layout.HEADER_WORDS].tolist()
 
     def set(self, word: Header, value: int) -> None:
         """Write a header word; the supervisor's alone."""

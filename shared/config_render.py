@@ -75,7 +75,7 @@ def markdown() -> str:
 def _memory_table() -> str:
     """For some numbers of topics: the smallest limit that will do, and an ample one."""
     rows = [_memory_row(limit_mb, topics) for topics in MEMORY_TOPICS
-            for limit_mb in (least_limit_mb(topics), topics * MEMORY_MB_PER_TOPIC)]
+            for limit_mb in sorted({least_limit_mb(topics), topics * MEMORY_MB_PER_TOPIC})]
     return ("| Topics | `MEMORY_LIMIT_MB` | Row group, KiB | File sent at, KiB | Batch, messages "
             "| Kafka queue, KiB | A worker's share, MB | Its floor, MB | Common budget, MB |\n"
             "|---|---|---|---|---|---|---|---|---|\n" + "\n".join(rows))

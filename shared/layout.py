@@ -1,7 +1,7 @@
 """The byte layout of the shared block: names of words, and nothing else.
 
-    | header words | keeper words | topic 0: order words | report words | histograms | texts |
-    manifest | topic 1 …
+    | header words | histograms | about | keeper words and error |
+    topic 0: order words | report words | histograms | texts | manifest | topic 1 …
 
 Every word is an aligned, unsigned 64-bit integer with one writer, so a reader never sees half of
 one.  What must change together is packed in one word (phase with cycle_id, vote with cycle_id) or
@@ -32,7 +32,11 @@ MANIFEST_BYTES = 128 * 1024
 
 
 class Header(IntEnum):
-    """Words of the whole service; times named _NS are CLOCK_MONOTONIC, _AT_MS are Unix time."""
+    """Words of the whole service; times named _NS are CLOCK_MONOTONIC, _AT_MS are Unix time.
+
+    LAST_CONSUMING_US to LAST_COMMITTING_US: how long the last cycle that committed something was
+    in each phase; all 0 before the first.
+    """
 
     MAGIC = 0
     LAYOUT_VERSION = 1
@@ -57,6 +61,10 @@ class Header(IntEnum):
     KEEPER_LOAN_WAITED_NS = 20
     KEEPER_TURNS = 21
     KEEPER_FAILURES = 22
+    LAST_CONSUMING_US = 40
+    LAST_FLUSHING_US = 41
+    LAST_DECIDING_US = 42
+    LAST_COMMITTING_US = 43
 
 
 class Keeper(IntEnum):
@@ -164,6 +172,14 @@ class Histogram(IntEnum):
     UPLOAD = 1
 
 
+class PhaseHistogram(IntEnum):
+    """Of the whole service, written by the supervisor: seconds in the phase of that name."""
+
+    FLUSHING = 0
+    DECIDING = 1
+    COMMITTING = 2
+
+
 BUCKET_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Upper bounds in seconds; one more bucket holds the rest."""
 HISTOGRAM_WORDS = len(BUCKET_BOUNDS_S) + 3
@@ -174,7 +190,8 @@ ORDER_WORDS = 32
 REPORT_WORDS = 64
 
 CYCLE_HISTOGRAM_OFFSET = HEADER_WORDS * WORD_BYTES
-ABOUT_OFFSET = CYCLE_HISTOGRAM_OFFSET + HISTOGRAM_WORDS * WORD_BYTES
+PHASE_HISTOGRAMS_OFFSET = CYCLE_HISTOGRAM_OFFSET + HISTOGRAM_WORDS * WORD_BYTES
+ABOUT_OFFSET = PHASE_HISTOGRAMS_OFFSET + len(PhaseHistogram) * HISTOGRAM_WORDS * WORD_BYTES
 KEEPER_OFFSET = ABOUT_OFFSET + 2 * WORD_BYTES + ABOUT_BYTES
 KEEPER_ERROR_OFFSET = KEEPER_OFFSET + KEEPER_WORDS * WORD_BYTES
 TOPICS_OFFSET = KEEPER_ERROR_OFFSET + 2 * WORD_BYTES + TEXT_BYTES

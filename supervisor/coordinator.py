@@ -38,6 +38,10 @@ RECYCLED_WAIT_S = 10.0
 DECIDE_FIRST_S, DECIDE_MAX_S = 0.2, 5.0
 
 _STANDINGS = tuple(Standing)
+_LAST_US = {
+    Phase.CONSUMING: Header.LAST_CONSUMING_US, Phase.FLUSHING: Header.LAST_FLUSHING_US,
+    Phase.DECIDING: Header.LAST_DECIDING_US, Phase.COMMITTING: Header.LAST_COMMITTING_US,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,7 @@ class Coordinator:
         self._began = clock.monotonic()
         self._entered = self._began
         self._cycle_began = self._began
+        self._spent: dict[Phase, float] = {}
         self._next_flush = self._began
         self._retry = Backoff(DECIDE_FIRST_S, DECIDE_MAX_S)
         self._retry_at = 0.0
@@ -445,11 +450,21 @@ class Coordinator:
     # -- telling ----------------------------------------------------------------------------
 
     def _enter(self, phase: Phase) -> None:
-        self._phase = protocol.check_transition(self._phase, phase, self._cycle_id)
+        left, entered = self._phase, self._entered
+        self._phase = protocol.check_transition(left, phase, self._cycle_id)
         self._entered = self._clock.monotonic()
+        self._tell_duration(left, self._entered - entered)
+        if left is Phase.COMMITTING and phase is Phase.CONSUMING:
+            for each, word in _LAST_US.items():
+                self._block.set(word, int(self._spent[each] * 1e6))
         deciding_since = self._clock.monotonic_ns() if phase is Phase.DECIDING else 0
         self._block.set(Header.DECIDING_SINCE_NS, deciding_since)
         self._block.set_phase(self._cycle_id, phase)
+
+    def _tell_duration(self, phase: Phase, seconds: float) -> None:
+        self._spent[phase] = seconds
+        if phase in self._block.phase_seconds:
+            self._block.phase_seconds[phase].observe(seconds)
 
     def _end(self, phase: Phase, error: Fenced | ServiceHalted) -> None:
         self.halted_by = error

@@ -19,14 +19,14 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.rig.evidence import Evidence, keep
-from tests.services import KafkaService, MinioService, ServiceProvider, ServiceUnavailable
+from tests.services import (
+    Browser, KafkaService, MinioService, ServiceProvider, ServiceUnavailable,
+)
+from tests.services.install import REQUIRE_REAL
 
 KAFKA_FIXTURES = frozenset({"kafka", "own_kafka"})
 MINIO_FIXTURES = frozenset({"minio", "own_minio", "lake_prefix"})
-SERVICE_FIXTURES = KAFKA_FIXTURES | MINIO_FIXTURES | {"promtool", "service_provider"}
-
-REQUIRE_REAL = "REQUIRE_REAL"
-"""Set to 1: a test that could not run for want of a real service fails the session."""
+SERVICE_FIXTURES = KAFKA_FIXTURES | MINIO_FIXTURES | {"browser", "promtool", "service_provider"}
 
 T = TypeVar("T")
 
@@ -84,6 +84,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         (needs_kafka, provider.prepare_kafka),
         (needs_minio, provider.prepare_minio),
         ("promtool" in asked, provider.promtool),
+        ("browser" in asked, provider.prepare_browser),
     ):
         if is_needed:
             try:
@@ -118,7 +119,7 @@ def pytest_terminal_summary(
     terminalreporter.line("")
     terminalreporter.line(
         "To run them: start a container engine, or install Java 17+, Maven and Go 1.21+, or set "
-        "TEST_KAFKA_BOOTSTRAP_SERVERS and TEST_S3_ENDPOINT_URL."
+        "TEST_KAFKA_BOOTSTRAP_SERVERS and TEST_S3_ENDPOINT_URL; for the page, install Chromium."
     )
     if is_required:
         terminalreporter.line(f"{REQUIRE_REAL}=1 makes this a failure.", red=True)
@@ -166,6 +167,12 @@ def own_minio(
 def promtool(request: pytest.FixtureRequest, service_provider: ServiceProvider) -> Path:
     """Give Prometheus' own checker of rules and metrics."""
     return _or_skip(request, "promtool", service_provider.promtool)
+
+
+@pytest.fixture
+def browser(request: pytest.FixtureRequest, service_provider: ServiceProvider) -> Browser:
+    """Give the browser that the session shares; started with the first test that asks."""
+    return _or_skip(request, "Chromium", service_provider.browser)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,4 +1,4 @@
-"""The ledger of a running service on a real Kafka and a real MinIO, its keeper killed on the way."""
+"""The ledger of a running service on a real Kafka and MinIO, its keeper killed on the way."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_every_cycle_is_in_the_ledger_once_while_keepers_and_services_are_killed
 def test_the_ledger_tells_with_one_query_what_arrived_and_up_to_when(
     kafka: KafkaService, minio: MinioService, topic_names: TopicNames, lake_prefix: str
 ) -> None:
-    """As a data engineer would ask it: rows and dead letters by topic, and the valid-through time."""
+    """As a data engineer would ask it: rows and dead letters, and the valid-through time."""
     scene = Scene(kafka, minio, topic_names(TOPICS), lake_prefix, partitions=PARTITIONS,
                   settings=KEEPER)
     with scene.producer() as producer, scene.service() as service:

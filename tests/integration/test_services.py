@@ -18,7 +18,9 @@ from minio.error import S3Error
 from obstore.exceptions import AlreadyExistsError
 
 from tests.conftest import TopicNames
-from tests.services import KafkaService, MinioService, ServiceError, ServiceProvider
+from tests.services import (
+    KafkaService, MinioService, ServiceError, ServiceProvider, ServiceUnavailable, install,
+)
 from tests.waiting import wait_until
 
 CHECKOUT = Path(__file__).parents[2]
@@ -327,6 +329,39 @@ def test_services_die_with_a_session_that_cannot_clean_up(minio: MinioService) -
         message="the store and the reaper have ended",
     )
     assert not any(Path(folder).exists() for folder in folders)
+
+
+APT_GET = """#!/bin/sh
+echo "$@" >> {folder}/asked
+for name in chromium chromedriver; do
+    [ "$2" = install ] && echo > {folder}/$name && /bin/chmod 755 {folder}/$name
+done
+exit 0
+"""
+
+
+@pytest.mark.parametrize(("require_real", "uid", "asked"), [
+    ("0", 0, 0), ("1", 1000, 0), ("1", 0, 2),
+])
+def test_a_browser_is_installed_by_root_in_ci_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, require_real: str, uid: int, asked: int
+) -> None:
+    """Tests must not change the packages of whoever runs them; without a browser they say so."""
+    apt_get = tmp_path / "apt-get"
+    apt_get.write_text(APT_GET.format(folder=tmp_path))
+    apt_get.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    environ = {"REQUIRE_REAL": require_real}
+    if asked:
+        found = install.chromium_commands(lambda _line: None, environ)
+        assert found == (str(tmp_path / "chromium"), str(tmp_path / "chromedriver"))
+    else:
+        with pytest.raises(ServiceUnavailable, match="apt-get install chromium"):
+            install.chromium_commands(lambda _line: None, environ)
+    log = tmp_path / "asked"
+    assert len(log.read_text().splitlines() if log.exists() else []) == asked
 
 
 @pytest.mark.parametrize(("require_real", "exit_code"), [("0", 0), ("1", 1)])

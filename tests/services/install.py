@@ -1,5 +1,7 @@
 """Fetches what local services are made of, and promtool, once per user, into a cache folder.
 
+Chromium is the exception: it is a system's package, and is installed where CI runs only.
+
 Every installation goes into a folder named after its exact version, is built beside it and moved
 into place in one step, so a folder that exists is complete. One lock file keeps sessions that
 start together from building the same thing twice. Each command has a time bound, and says on the
@@ -38,6 +40,13 @@ JAVA_VERSION_MIN = 17
 GO_VERSION_MIN = (1, 21)
 """The first release that fetches by itself the newer toolchain which both modules ask for."""
 
+CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM_PACKAGES = ("chromium", "chromium-driver", "fonts-liberation")
+"""Of Debian. Without a font every text has no width, and no line is too long."""
+REQUIRE_REAL = "REQUIRE_REAL"
+"""Set to 1, as in CI: what is missing must be had, and a test not run is a failure."""
+
+APT_TIMEOUT_S = 15 * 60
 MAVEN_TIMEOUT_S = 15 * 60
 GO_TIMEOUT_S = 40 * 60
 """About five minutes on two free cores; a busy machine takes several times that."""
@@ -161,6 +170,46 @@ def promtool_binary(progress: Progress) -> Path:
     return _go_binary(
         "promtool", PROMTOOL_VERSION, arguments, "about 3 minutes on two cores, once", progress
     )
+
+
+def chromium_commands(
+    progress: Progress, environ: Mapping[str, str] = os.environ
+) -> tuple[str, str]:
+    """Return the commands of Chromium and of its WebDriver.
+
+    Where they are missing, root's ``REQUIRE_REAL=1`` is the leave to install them with apt-get;
+    else a machine's packages are its owner's matter.
+
+    Raises:
+        ServiceUnavailable: there is none, or apt-get failed; the text says which.
+    """
+    found = _chromium_on_path()
+    may_install = environ.get(REQUIRE_REAL) == "1" and os.geteuid() == 0
+    if found is None and may_install and shutil.which("apt-get"):
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        with _lock(cache_folder() / "install.lock", progress):
+            if _chromium_on_path() is None:
+                _apt_get(["update"], progress)
+                _apt_get(["install", "--yes", "--no-install-recommends", *CHROMIUM_PACKAGES],
+                         progress)
+        found = _chromium_on_path()
+    if found is None:
+        raise ServiceUnavailable(
+            f"no chromedriver with one of {', '.join(CHROMIUM_NAMES)}; on Debian: "
+            f"apt-get install {' '.join(CHROMIUM_PACKAGES)}")
+    return found
+
+
+def _chromium_on_path() -> tuple[str, str] | None:
+    chromium = next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
+    driver = shutil.which("chromedriver")
+    return (chromium, driver) if chromium and driver else None
+
+
+def _apt_get(arguments: Sequence[str], progress: Progress) -> None:
+    _run(f"apt-get {arguments[0]}, for Chromium", ["apt-get", "-qq", *arguments], cwd=Path("/"),
+         environ={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+         timeout_s=APT_TIMEOUT_S, progress=progress)
 
 
 def _go_binary(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from tests.services import containers, install
+from tests.services.browser import Browser
 from tests.services.certificates import make_certificates
 from tests.services.errors import ServiceError, ServiceUnavailable
 from tests.services.install import Progress
@@ -39,7 +40,7 @@ FORMAT_TIMEOUT_S = 90
 MINIO_USER = "bronze-admin"
 MINIO_PASSWORD = "bronze-admin-secret"
 
-Service = TypeVar("Service", KafkaService, MinioService)
+Service = TypeVar("Service", KafkaService, MinioService, Browser)
 Maker = Callable[[], Service]
 
 
@@ -61,7 +62,8 @@ class ServiceProvider:
         self._minio_source = Source(self._minio_ways())
         self._kafka: KafkaService | None = None
         self._minio: MinioService | None = None
-        self._own: list[KafkaService | MinioService] = []
+        self._browser: Browser | None = None
+        self._own: list[KafkaService | MinioService | Browser] = []
 
     def prepare_kafka(self) -> None:
         """Install what a broker needs, which may take minutes; start nothing.
@@ -130,6 +132,26 @@ class ServiceProvider:
             ServiceUnavailable: this machine cannot build it.
         """
         return install.promtool_binary(self._progress)
+
+    def prepare_browser(self) -> None:
+        """Install a browser where that is ours to do; start nothing.
+
+        Raises:
+            ServiceUnavailable: there is none.
+        """
+        install.chromium_commands(self._progress, self._environ)
+
+    def browser(self) -> Browser:
+        """Return the Chromium that the session shares, started.
+
+        Raises:
+            ServiceUnavailable: there is none on this machine.
+            ServiceError: there is, and it failed.
+        """
+        if self._browser is None:
+            commands = install.chromium_commands(self._progress, self._environ)
+            self._browser = self._started(local_browser(self._reaper, *commands))
+        return self._browser
 
     def close(self) -> None:
         """Remove every service handed out, with its data."""
@@ -298,6 +320,15 @@ def local_minio(reaper: Reaper, progress: Progress) -> Maker[MinioService]:
         return _minio_service(instance, port)
 
     return make
+
+
+def local_browser(reaper: Reaper, chromium: str, driver: str) -> Browser:
+    """Return a browser, not started, with a profile that nobody had before."""
+    (port,) = free_ports(1)
+    folder = _folder("browser", reaper)
+    environ = {**os.environ, "HOME": str(folder), "TMPDIR": str(folder)}
+    instance = LocalProcess([driver, f"--port={port}"], environ, folder, reaper)
+    return Browser(instance, f"http://127.0.0.1:{port}", chromium, folder / "profile")
 
 
 def _folder(name: str, reaper: Reaper) -> Path:

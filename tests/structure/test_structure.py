@@ -37,6 +37,8 @@ ONE_PLACE = {
                   "demo/lake.py"},
     "obstore": {"shared/object_store.py"},
     "flask": {"healthcheck/app.py", "healthcheck/headers.py"},
+    "jinja2": {"healthcheck/html.py"},
+    "markupsafe": {"healthcheck/html.py"},
     "waitress": {"healthcheck/server.py"},
     "prometheus_client": {"healthcheck/exposition.py"},
 }
@@ -47,7 +49,10 @@ PURE = (
     "shared/errors.py", "shared/exit_codes.py", "workers/decoder.py", "workers/ranges.py",
     "workers/batch.py", "workers/schemas.py", "shared/memory.py", "workers/loan.py",
     "workers/appetite.py", "workers/read_through.py", "workers/log_entry.py",
-    "keeper/ledger_rows.py", "keeper/ledger_schema.py", "supervisor/respawn.py", "healthcheck/verdict.py",
+    "keeper/ledger_rows.py", "keeper/ledger_schema.py", "keeper/checkpoint.py",
+    "supervisor/respawn.py", "healthcheck/verdict.py",
+    "healthcheck/history.py", "healthcheck/status.py", "healthcheck/figures.py",
+    "healthcheck/drawing.py",
     "tools/findings.py", "tools/check.py", "tools/tiling.py", "tools/report.py", "tools/render.py",
 )
 IMPURE_MODULES = {

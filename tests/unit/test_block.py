@@ -69,6 +69,16 @@ def test_another_process_sees_the_same_block(block: Block, path: Path) -> None:
     assert block.slot(0).report(Report.ROWS) == 41
 
 
+def test_an_unshared_block_is_whole_and_nobody_else_sees_it() -> None:
+    """The page answers once before there is a service; that must leave no file behind."""
+    block, other = Block.unshared(2, b"about"), Block.unshared(2, b"about")
+    block.slot(1).set_report(Report.ROWS, 5)
+    assert (block.about(), block.topic_count) == (b"about", 2)
+    assert block.get(Header.TOPIC_COUNT) == 2
+    assert block.get(Header.LAYOUT_VERSION) == layout.LAYOUT_VERSION
+    assert other.slot(1).report(Report.ROWS) == 0
+
+
 def test_block_is_closed_to_other_users(block: Block, path: Path) -> None:
     """Errors in it may name hosts and buckets."""
     assert stat.S_IMODE(path.stat().st_mode) == 0o600

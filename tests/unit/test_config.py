@@ -447,7 +447,7 @@ def test_each_setting_reaches_its_place() -> None:
         "BATCH_INTERVAL_SECONDS": "0.5", "CYCLE_DEADLINE_SECONDS": "21",
         "START_DEADLINE_SECONDS": "22", "STOP_DEADLINE_SECONDS": "23",
         "HEARTBEAT_LIMIT_SECONDS": "24", "STORE_TIMEOUT_SECONDS": "2", "ISOLATE_AFTER": "0",
-        "KEEPER_INTERVAL_SECONDS": "25", "MEMORY_LIMIT_MB": "107", "CYCLE_BYTES_MAX": "3000",
+        "KEEPER_INTERVAL_SECONDS": "25", "MEMORY_LIMIT_MB": "108", "CYCLE_BYTES_MAX": "3000",
         "CARRY_OVER_FILES_MAX": "5", "CARRY_OVER_BYTES_MAX": "4000", "HEALTH_HOST": "::1",
         "HEALTH_PORT": "0", "LOG_LEVEL": "debug", "LOG_FORMAT": "Text", "INSTANCE_ID": "b-1",
         "DLQ_ENABLED": "off", "ON_MALFORMED": "skip", "GAP_POLICY": "continue",
@@ -460,7 +460,7 @@ def test_each_setting_reaches_its_place() -> None:
             cycle.heartbeat_limit_seconds, cycle.keeper_interval_seconds,
             cycle.isolate_after) == (0.5, 21, 22, 23, 24, 25, 0)
     limits = config.limits
-    assert MemoryPlan(*astuple(limits)[:len(fields(MemoryPlan))]) == plan(107, 2)
+    assert MemoryPlan(*astuple(limits)[:len(fields(MemoryPlan))]) == plan(108, 2)
     assert (limits.cycle_bytes_max, limits.carry_over_files_max,
             limits.carry_over_bytes_max) == (3000, 5, 4000)
     assert (config.health.host, config.health.port) == ("::1", 0)

@@ -20,6 +20,8 @@ from supervisor.decider import Decision, Proposal
 from tests.fakes.clock import FakeClock
 
 TOPICS = ("a", "b")
+LAST_US = (Header.LAST_CONSUMING_US, Header.LAST_FLUSHING_US, Header.LAST_DECIDING_US,
+           Header.LAST_COMMITTING_US)
 INTERVAL_S, CYCLE_DEADLINE_S, START_DEADLINE_S, ISOLATE_AFTER = 10.0, 30.0, 60.0, 3
 
 
@@ -263,6 +265,47 @@ def test_a_cycle_is_decided_when_all_have_voted_and_committed_by_those_in_it(
     stage.done("a")
     assert stage.turn() is Phase.CONSUMING
     assert stage.block.get(Header.CYCLES_COMPLETED) == 1
+
+
+def test_the_phases_of_a_cycle_are_timed(stage: Stage) -> None:
+    """Each phase counts its own time, from when it was entered to when it was left."""
+    stage.consuming()
+    stage.flushing()
+    stage.clock.advance(2)
+    stage.votes(a=Vote.PREPARED, b=Vote.EMPTY)
+    stage.clock.advance(0.5)
+    assert stage.turn() is Phase.COMMITTING
+    assert [stage.block.get(word) for word in LAST_US] == [0, 0, 0, 0]
+    stage.clock.advance(0.125)
+    stage.done("a")
+    assert stage.turn() is Phase.CONSUMING
+    assert [stage.block.get(word) for word in LAST_US] == [
+        INTERVAL_S * 1e6, 2_000_000, 500_000, 125_000]
+    assert {phase: seconds.snapshot()[1] for phase, seconds in stage.block.phase_seconds.items()
+            } == {Phase.FLUSHING: 2, Phase.DECIDING: 0.5, Phase.COMMITTING: 0.125}
+
+
+def test_phases_of_cycles_that_commit_nothing_count_and_do_not_hide_the_last_that_did(
+    stage: Stage
+) -> None:
+    """An idle hour must not take away what the last commit was like; slow flushes are seen."""
+    stage.consuming()
+    stage.flushing()
+    stage.votes(a=Vote.PREPARED, b=Vote.EMPTY)
+    stage.turn()
+    stage.clock.advance(4)
+    stage.done("a")
+    stage.turn()
+    told = [stage.block.get(word) for word in LAST_US]
+    stage.flushing()
+    stage.clock.advance(3)
+    assert stage.votes(a=Vote.EMPTY, b=Vote.EMPTY) is Phase.CONSUMING
+    stage.flushing()
+    stage.clock.advance(CYCLE_DEADLINE_S)
+    assert stage.turn() is Phase.ABORTING
+    assert [stage.block.get(word) for word in LAST_US] == told
+    counts, total_s = stage.block.phase_seconds[Phase.FLUSHING].snapshot()
+    assert (sum(counts), total_s) == (3, 3 + CYCLE_DEADLINE_S)
 
 
 def test_nothing_is_written_when_nothing_moved(stage: Stage) -> None:

