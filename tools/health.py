@@ -14,6 +14,8 @@ from datetime import datetime
 from typing import Any, NoReturn
 
 from supervisor.arguments import WORKERS_MAX
+from tools.address import Address
+from tools.findings import Failure
 
 TEXT_CHARS_MAX = 2000
 """Longer texts are cut: the longest of ours, an error's, are of this order."""
@@ -94,6 +96,20 @@ class Health:
 
 Figures = Mapping[tuple[str, str], float]
 """(metric, topic or "") -> value, of METRICS."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One look at the page: what it said, or how it failed, and when /health was answered.
+
+    at_s: of a clock that only goes forward, for rates; unix_s: of the wall, for ages.
+    """
+
+    address: Address
+    health: Health | Failure
+    figures: Figures | Failure
+    at_s: float
+    unix_s: float
 
 
 def read_health(body: bytes) -> Health:

@@ -7,13 +7,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, RemoteDisconnected
 from typing import TypeVar
 
 from tools.address import Address
 from tools.findings import Failure
-from tools.health import Figures, Health, NotOurs, read_figures, read_health
+from tools.health import Look, NotOurs, read_figures, read_health
 
 ANSWER_BYTES_MAX = 4_000_000
 """64 topics, each with the longest error there can be, take a sixth of it."""
@@ -23,20 +22,6 @@ NO_ANSWER = "NoAnswer"
 STRANGE_ANSWER = "StrangeAnswer"
 
 Read = TypeVar("Read")
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """One look at the page: what it said, or how it failed, and when /health was answered.
-
-    at_s: of a clock that only goes forward, for rates; unix_s: of the wall, for ages.
-    """
-
-    address: Address
-    health: Health | Failure
-    figures: Figures | Failure
-    at_s: float
-    unix_s: float
 
 
 class _TooLate(Exception):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -57,16 +57,22 @@ class Report:
         return ExitCode.INTERNAL if self.status is Status.FAIL else ExitCode.OK
 
 
-def masked(report: Report, secrets: Iterable[str]) -> Report:
-    """The report without these texts: what clients and servers say is not ours to trust."""
+def hider(secrets: Iterable[str]) -> Callable[[str], str]:
+    """What takes these out of a text: what clients and servers say is not ours to trust."""
     hidden = sorted({text for text in secrets if len(text) >= SECRET_CHARS_MIN},
                     key=len, reverse=True)
 
-    def clean(text: str) -> str:
+    def hide(text: str) -> str:
         for secret in hidden:
             text = text.replace(secret, MASK)
         return text
 
+    return hide
+
+
+def masked(report: Report, secrets: Iterable[str]) -> Report:
+    """The report without these texts."""
+    hide = hider(secrets)
     return Report(tuple(
-        replace(line, found=clean(line.found), what_to_do=clean(line.what_to_do))
+        replace(line, found=hide(line.found), what_to_do=hide(line.what_to_do))
         for line in report.lines))

@@ -10,8 +10,7 @@ from typing import Any
 from shared.exit_codes import ExitCode
 from shared.version import SERVICE_VERSION
 from tools.findings import Failure
-from tools.health import Health, TopicHealth
-from tools.page import Look
+from tools.health import Health, Look, TopicHealth
 from tools.words import duration, printable
 
 NO_ANSWER_STATUS = "no_answer"

@@ -14,7 +14,8 @@ from shared.exit_codes import ExitCode
 from supervisor.arguments import Parser, parse_strictly
 from tools.address import Address, address_of, parse_url
 from tools.findings import Failure
-from tools.page import Look, look_at
+from tools.health import Look
+from tools.page import look_at
 from tools.render import wants_colour
 from tools.status import as_json, exit_code, summary, table
 

@@ -43,6 +43,8 @@ PURE = (
     "workers/batch.py", "workers/schemas.py", "shared/memory.py", "workers/loan.py",
     "workers/appetite.py", "supervisor/respawn.py", "healthcheck/verdict.py",
     "tools/findings.py", "tools/check.py", "tools/report.py", "tools/render.py",
+    "tools/address.py", "tools/health.py", "tools/status.py", "tools/loss.py", "tools/causes.py",
+    "tools/rules.py", "tools/diagnosis.py", "tools/doctor.py", "tools/words.py",
 )
 IMPURE_MODULES = {
     "os", "time", "socket", "subprocess", "threading", "logging", "pathlib", "random", "sys",
