@@ -16,7 +16,7 @@ from tools.check import judge
 from tools.findings import Failure
 from tools.health import Figures, Health, Look, Reason
 from tools.loss import judge_loss
-from tools.report import Line, Status
+from tools.report import Line, Status, worst
 from tools.rules import RULES
 
 ASK_AGAIN = "Ask again in a minute; if it stays so, read the last lines of the service's log."
@@ -101,10 +101,9 @@ def _of_lines(lines: Iterable[Line]) -> Iterator[Diagnosis]:
             if line.check == "topic":
                 missing.add(line.subject)
     for (check, advice), group in groups.items():
-        status = min((line.status for line in group), key=(Status.FAIL, Status.WARN).index)
         subjects = tuple(line.subject for line in group if line.subject)
         told = tuple(f"{line.check} {line.subject}".strip() + f": {line.found}" for line in group)
-        yield made(check, subjects, told, advice, status)
+        yield made(check, subjects, told, advice, worst(line.status for line in group))
 
 
 def _with_doubts(found: Diagnosis, figures: Figures | Failure) -> Diagnosis:

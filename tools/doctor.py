@@ -11,7 +11,7 @@ from shared.exit_codes import ExitCode
 from shared.version import SERVICE_VERSION
 from tools.causes import Diagnosis
 from tools.render import COLOURS
-from tools.report import Line, Status
+from tools.report import Line, Status, worst
 from tools.words import many, printable
 
 SUBJECTS_SHOWN_MAX = 5
@@ -28,9 +28,7 @@ class Consultation:
     @property
     def status(self) -> Status:
         """The worst of the diagnoses."""
-        found = {each.status for each in self.diagnoses}
-        return next(status for status in (Status.FAIL, Status.WARN, Status.OK)
-                    if status in found or status is Status.OK)
+        return worst(each.status for each in self.diagnoses)
 
     def exit_code(self) -> ExitCode:
         """A warning counts: it was found wrong."""

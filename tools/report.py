@@ -21,6 +21,11 @@ class Status(StrEnum):
     FAIL = "fail"
 
 
+def worst(statuses: Iterable[Status]) -> Status:
+    """Of several; of none it is OK."""
+    return max(statuses, key=(Status.OK, Status.WARN, Status.FAIL).index, default=Status.OK)
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """One thing that was looked at: which, how it is, what was found, and what to do about it.
@@ -44,9 +49,7 @@ class Report:
     @property
     def status(self) -> Status:
         """The worst of the lines."""
-        found = {line.status for line in self.lines}
-        return next(status for status in (Status.FAIL, Status.WARN, Status.OK)
-                    if status in found or status is Status.OK)
+        return worst(line.status for line in self.lines)
 
     def count(self, status: Status) -> int:
         """How many lines say so."""
