@@ -23,7 +23,7 @@ CAUSES = {
     "table": "a table cannot be used",
     "loss": "messages are, or will be, deleted before they are read",
     "retention": "a topic's retention could not be read",
-    "memory": "the control group allows less memory than MEMORY_LIMIT_MB",
+    "memory": "the memory limit could not be looked at",
     "service": "no service answers",
     "other_service": "the service that answers is not the one of this configuration",
     "worker_dies": "a worker dies again and again",

@@ -23,8 +23,9 @@ ASK_AGAIN = "Ask again in a minute; if it stays so, read the last lines of the s
 EVIDENCE_MAX = 20
 """Pieces told of one diagnosis; 64 topics may all say the same."""
 
-WARNINGS_THAT_COUNT = ("clock", "memory", "loss")
-"""Lines of which a warning explains something, or soon will."""
+WARNINGS_THAT_COUNT = ("clock", "loss")
+"""Lines of which a warning explains something, or soon will.  Not that on memory: doctor's control
+group may be another than the service's."""
 EXPLAINED_ERRORS: Mapping[str, tuple[str, ...]] = {
     "broker": ("KafkaUnavailable", "KafkaAuthenticationFailed", "TopicMissing"),
     "store": ("StorageUnavailable", "TableUnavailable"),

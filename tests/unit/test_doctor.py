@@ -136,8 +136,6 @@ FOUND: dict[str, tuple[dict[Key, Finding | None], str, Status, str]] = {
     "store creates twice": ({Key("store", "create"): Operation(False, "twice")}, "store",
                             Status.FAIL, "If-None-Match"),
     "clocks differ": ({Key("clock"): Clocks(200.0, 100.0, 101.0)}, "clock", Status.WARN, "NTP"),
-    "group too small": ({Key("memory"): Memory(256, 10**8)}, "memory", Status.WARN,
-                        "MEMORY_LIMIT_MB"),
     "log damaged": ({Key("log"): Failure("LogDamaged", "7 is missing", "Restore.")}, "log",
                     Status.FAIL, "Restore."),
     "table vanished": ({Key("table", "bronze_orders"): failure(TableVanished("gone"))}, "table",
@@ -181,9 +179,10 @@ def test_a_retention_that_failed_by_itself_is_told() -> None:
 
 
 def test_what_is_not_told_is_no_diagnosis() -> None:
-    """A broker that lacks a request is not ill."""
+    """A broker that lacks a request is not ill, and doctor's own control group is not the unit's."""
     assert diagnoses(None, {Key("group"): NotTold(), Key("retention", "orders"): NotTold(),
-                            Key("loss", "orders"): NotTold()}) == ()
+                            Key("loss", "orders"): NotTold(),
+                            Key("memory"): Memory(256, 10**8)}) == ()
 
 
 def test_lines_with_one_advice_are_one_diagnosis() -> None:
