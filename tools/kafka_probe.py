@@ -100,7 +100,7 @@ class KafkaProbe:
             return False
         return True
 
-    def _failure(self, key: Key, error: Exception) -> Failure | NoRight:
+    def _failure(self, key: Key, error: Exception) -> Failure | NoRight | NotTold:
         code = error.args[0].code() if isinstance(error, KafkaException) else None
         if code in _REFUSED:
             is_group = code == KafkaError.GROUP_AUTHORIZATION_FAILED or not key.subject

@@ -19,6 +19,8 @@ COLOURS = {"healthy": "32", "starting": "33", "stopping": "33", "unhealthy": "31
            NO_ANSWER_STATUS: "31"}
 HEADINGS = ("topic", "state", "lag", "rows", "rows/s", "dead letters", "last commit", "restarts",
             "paused", "last error")
+NUMBERS = ("lag", "rows", "rows/s", "dead letters", "restarts")
+"""The columns that end at their right, headings too."""
 CELL_CHARS_MAX = 60
 """What is longer ends in an ellipsis; JSON has it whole."""
 NOTHING = "-"
@@ -108,10 +110,8 @@ def table(look: Look, earlier: Look | None) -> str:
     if not views:
         return ""
     rows = [HEADINGS, *(_cells(name, view) for name, view in views.items())]
-    is_number = [all(_is_number(row[column]) for row in rows[1:])
-                 for column in range(len(HEADINGS))]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
-    return "\n".join("  ".join(_aligned(row, widths, is_number)).rstrip() for row in rows)
+    return "\n".join("  ".join(_aligned(row, widths)).rstrip() for row in rows)
 
 
 def status_of(look: Look) -> str:
@@ -166,15 +166,9 @@ def _short(cell: str) -> str:
     return cell if len(cell) <= CELL_CHARS_MAX else f"{cell[:CELL_CHARS_MAX - 1]}…"
 
 
-def _is_number(cell: str) -> bool:
-    return cell == NOTHING or cell.replace(".", "", 1).isdigit()
-
-
-def _aligned(
-    row: Sequence[str], widths: Sequence[int], is_number: Sequence[bool]
-) -> Iterable[str]:
-    for cell, width, right in zip(row, widths, is_number, strict=True):
-        yield f"{cell:>{width}}" if right else f"{cell:{width}}"
+def _aligned(row: Sequence[str], widths: Sequence[int]) -> Iterable[str]:
+    for heading, cell, width in zip(HEADINGS, row, widths, strict=True):
+        yield f"{cell:>{width}}" if heading in NUMBERS else f"{cell:{width}}"
 
 
 def _coloured(status: str, colour: bool) -> str:

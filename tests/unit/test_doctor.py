@@ -1,4 +1,4 @@
-"""`doctor`: each piece of evidence leads to its diagnosis, and nothing is found where all is well."""
+"""`doctor`: each piece of evidence leads to its diagnosis; where all is well there is none."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_a_retention_that_failed_by_itself_is_told() -> None:
 
 
 def test_what_is_not_told_is_no_diagnosis() -> None:
-    """A broker that lacks a request is not ill, and doctor's own control group is not the unit's."""
+    """A broker that lacks a request is not ill; doctor's control group is not the unit's."""
     assert diagnoses(None, {Key("group"): NotTold(), Key("retention", "orders"): NotTold(),
                             Key("loss", "orders"): NotTold(),
                             Key("memory"): Memory(256, 10**8)}) == ()

@@ -53,8 +53,9 @@ def test_a_service_that_is_well_is_a_line_and_a_table() -> None:
         "HEALTHY  instance 0, version 1.0.0, up 1.02 min, cycle 12 consuming, "
         "last completed 1 s ago")
     assert table(look(orders(1250), at_s=12.0), look(orders(1225))).splitlines() == [
-        "topic   state   lag  rows  rows/s  dead letters  last commit  restarts  paused  last error",
-        "orders  active    0  1250    12.5             3  1 s ago             0       -           -",
+        "topic   state   lag  rows  rows/s  dead letters  last commit  restarts  paused  "
+        "last error",
+        "orders  active    0  1250    12.5             3  1 s ago             0  -       -",
     ]
 
 
@@ -132,7 +133,8 @@ def test_nobody_there_is_told_with_advice() -> None:
 def test_nothing_of_a_page_reaches_the_terminal_as_it_is() -> None:
     """Neither what a terminal obeys nor a line break; a long name is cut."""
     page = health_page(
-        {EVIL: topic_page(state=EVIL, paused=EVIL, last_error=error(EVIL)), "x" * 500: topic_page()},
+        {EVIL: topic_page(state=EVIL, paused=EVIL, last_error=error(EVIL)),
+         "x" * 500: topic_page()},
         status="unhealthy", reasons=[EVIL, f"{EVIL}: {EVIL}"],
         service={**health_page()["service"], "instance": EVIL, "version": EVIL},
         cycle={**health_page()["cycle"], "phase": EVIL})
@@ -219,7 +221,9 @@ def test_ctrl_c_is_how_a_watch_ends(server: RawServer) -> None:
     """With 0, and without a word."""
     process = subprocess.Popen(
         [sys.executable, "-m", "supervisor", "status", "--watch", "--url", server.url], cwd=ROOT,
-        env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        # Whoever runs this in the background may have it ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     try:
         wait_until(lambda: "/metrics" in server.asked, 30, "it has looked")
         assert process.stdout is not None and process.stdout.readline().startswith(b"HEALTHY")
