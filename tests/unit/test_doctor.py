@@ -95,7 +95,7 @@ def test_where_all_is_well_nothing_is_found() -> None:
     assert diagnoses() == ()
     told = page(orders={"last_error": error("StorageUnavailable"), "restarts": 2, "lag": 7,
                         "paused": "budget"})
-    assert diagnoses(told, None, {"bronze_memory_wait_seconds": 70.0,
+    assert diagnoses(told, None, {"bronze_memory_wait_seconds": 40.0,
                                   "bronze_worker_stalls_total": 2.0,
                                   "bronze_kafka_offset_commit_failures_total": 9.0}) == ()
     given = evidence()
@@ -356,13 +356,13 @@ def test_why_a_worker_dies_is_told_as_far_as_it_is_known() -> None:
 
 
 @pytest.mark.parametrize(("paused", "waited_s", "expected"), [
-    ("budget", 70.1, ["memory_short"]), ("budget", 70.0, []), ("cycle_full", 999.0, []),
+    ("budget", 40.1, ["memory_short"]), ("budget", 40.0, []), ("cycle_full", 999.0, []),
 ])
 def test_a_topic_that_waits_for_memory_longer_than_a_cycle_is_noticed(
     paused: str, waited_s: float, expected: list[str]
 ) -> None:
     """For a moment it is no fault."""
-    assert (CONFIG.cycle.batch_interval_seconds, CONFIG.cycle.cycle_deadline_seconds) == (10, 60)
+    assert (CONFIG.cycle.batch_interval_seconds, CONFIG.cycle.cycle_deadline_seconds) == (10, 30)
     told = page(orders={"paused": paused})
     assert names(told, None, {"bronze_memory_wait_seconds": waited_s}) == expected
 

@@ -173,7 +173,7 @@ def test_what_a_broker_does_not_tell_is_no_failure(mock: dict[str, str]) -> None
     assert isinstance(findings[Key("topic", "orders")], Topic)
     lines = {line.check: line for line in judge(config, findings).lines}
     for check, advice in (("group", "Read on the group bronze-ingestion"),
-                          ("retention", "longer than 1.02 h")):
+                          ("retention", "longer than 1.01 h")):
         assert lines[check].status is Status.WARN
         assert "the broker does not tell" in lines[check].found
         assert advice in lines[check].what_to_do
