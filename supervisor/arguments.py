@@ -29,6 +29,8 @@ class Tool(NamedTuple):
 
 TOOLS: Mapping[str, Tool] = {
     "check": Tool("tools.check_command", "look at everything a start needs, change nothing"),
+    "status": Tool("tools.status_command", "show how a running service is"),
+    "doctor": Tool("tools.doctor_command", "find out what is wrong and what to do about it"),
     "verify": Tool("tools.verify_command", "prove that every offset has exactly one fate"),
 }
 """By name.  Tools are imported when they are asked for: to the service they cost nothing."""
@@ -74,7 +76,10 @@ def parse(argv: Sequence[str]) -> Arguments:
     Raises SystemExit: with 0 after `--help`, with `ExitCode.CONFIG` after one line on stderr for
     an argument that cannot be used.
     """
-    found = parse_strictly(_build_parser(), argv)
+    parser = _build_parser()
+    if argv and not argv[0].startswith("-"):
+        parser.error(f"there is no such command; there are {', '.join([RUN, *TOOLS])}")
+    found = parse_strictly(parser, argv)
     return Arguments(found.workers, found.check_config, found.demo)
 
 

@@ -10,10 +10,11 @@ from shared.errors import KafkaUnavailable
 from shared.memory import MB
 from shared.naming import bronze_table, dlq_table
 from tools.findings import (
-    Brokers, Clocks, Failure, Finding, Group, Key, Log, Memory, NoRight, Operation, Retention,
-    Table, Topic,
+    Brokers, Clocks, Failure, Finding, Group, Key, Log, Memory, NoRight, NotTold, Operation,
+    Retention, Table, Topic,
 )
 from tools.report import Line, Report, Status
+from tools.words import duration, many
 
 OUTAGE_S = 3600
 """An outage a service ought to outlive without losing data: somebody has to notice and come."""
@@ -75,6 +76,8 @@ def _line(config: Config, key: Key, findings: Findings) -> Line:
         return _failed(config, key, finding)
     if isinstance(finding, NoRight):
         return _no_right(config, key, finding)
+    if isinstance(finding, NotTold):
+        return _not_told(config, key)
     status, found, what_to_do = _JUDGES[type(finding)](config, key, finding)
     return Line(*key, status, found, what_to_do)
 
@@ -147,9 +150,20 @@ def _no_right(config: Config, key: Key, lack: NoRight) -> Line:
     if key.check == "retention":
         return Line(*key, Status.WARN, f"cannot be read without {lack.operation} on it",
                     "The service needs no such right; look with kafka-configs.sh as somebody who "
-                    f"may whether it is longer than {_duration(_retention_least_s(config))}.")
+                    f"may whether it is longer than {duration(_retention_least_s(config))}.")
     return Line(*key, Status.FAIL, f"the right {lack.operation} is missing on {lack.resource}",
                 _grant(config, key, (lack.operation,)))
+
+
+def _not_told(config: Config, key: Key) -> Line:
+    """A broker that lacks a request; nothing that a start needs depends on one of these."""
+    if key.check == "group":
+        return Line(*key, Status.WARN, "the broker does not tell its members, nor our rights",
+                    "See to it that Read on the group "
+                    f"{shlex.quote(config.kafka.group_id)} is allowed.")
+    return Line(*key, Status.WARN, "the broker does not tell how long messages stay",
+                "Ask whoever runs it whether that is longer than "
+                f"{duration(_retention_least_s(config))}.")
 
 
 def _grant(config: Config, key: Key, operations: tuple[str, ...]) -> str:
@@ -173,11 +187,11 @@ def _memory(config: Config, key: Key, found: Memory) -> Verdict:
 
 
 def _brokers(config: Config, key: Key, found: Brokers) -> Verdict:
-    return Status.OK, f"{_many(found.count, 'broker')} of cluster {found.cluster_id}", ""
+    return Status.OK, f"{many(found.count, 'broker')} of cluster {found.cluster_id}", ""
 
 
 def _topic(config: Config, key: Key, found: Topic) -> Verdict:
-    text = _many(found.partitions, "partition")
+    text = many(found.partitions, "partition")
     if found.leaderless:
         listed = ", ".join(map(str, found.leaderless))
         return (Status.FAIL, f"{text}, without a leader: {listed}",
@@ -186,7 +200,7 @@ def _topic(config: Config, key: Key, found: Topic) -> Verdict:
 
 
 def _group(config: Config, key: Key, found: Group) -> Verdict:
-    text = f"{config.kafka.group_id}, {_many(found.members, 'member')}"
+    text = f"{config.kafka.group_id}, {many(found.members, 'member')}"
     return _rights(config, key, text, found.operations, ("Read",))
 
 
@@ -213,7 +227,7 @@ def _retention(config: Config, key: Key, found: Retention) -> Verdict:
             if found.retention_bytes >= 0 else "")
     if found.retention_ms < 0:
         return Status.OK, f"kept for ever{size}", ""
-    text = f"kept for {_duration(found.retention_ms / 1000)}{size}"
+    text = f"kept for {duration(found.retention_ms / 1000)}{size}"
     if found.retention_ms / 1000 < _retention_least_s(config):
         return (Status.WARN, text,
                 "An outage of an hour would lose data: raise retention.ms to "
@@ -264,7 +278,7 @@ def clock_skew_s(found: Clocks) -> float:
 
 
 def _log(config: Config, key: Key, found: Log) -> Verdict:
-    return Status.OK, f"{_many(found.records, 'record')}, readable to the end", ""
+    return Status.OK, f"{many(found.records, 'record')}, readable to the end", ""
 
 
 def _table(config: Config, key: Key, found: Table) -> Verdict:
@@ -284,7 +298,7 @@ def _instance(config: Config, findings: Findings) -> Line:
     log, group = findings.get(Key("log")), findings.get(Key("group"))
     signs = []
     if isinstance(group, Group) and group.ours:
-        signs.append(f"{_many(group.ours, 'member')} of the group")
+        signs.append(f"{many(group.ours, 'member')} of the group")
     if isinstance(log, Log) and log.newest_age_s is not None and log.newest_age_s < RECENT_S:
         signs.append(f"record {log.newest_number} of {log.newest_written_at}")
     name = f"INSTANCE_ID={config.instance_id}"
@@ -296,15 +310,3 @@ def _instance(config: Config, findings: Findings) -> Line:
     if isinstance(log, Log) and isinstance(group, Group):
         return Line("instance", "", Status.OK, f"no service with {name} seems to run")
     return Line("instance", "", Status.WARN, "not known: that takes both `group` and `log`")
-
-
-def _many(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
-def _duration(seconds: float) -> str:
-    """In the largest unit that leaves a number above one."""
-    units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
-    unit, size = next((unit for unit in units if seconds >= unit[1]), units[-1])
-    count = seconds / size
-    return f"{count:.0f} {unit}" if count >= 100 else f"{count:.3g} {unit}"

@@ -44,6 +44,11 @@ class NoRight:
 
 
 @dataclass(frozen=True, slots=True)
+class NotTold:
+    """The broker does not know the request: whatever it is about, it is not to be had."""
+
+
+@dataclass(frozen=True, slots=True)
 class Memory:
     """The service's own limit, and what its control group allows (None: no limit, or unknown)."""
 
@@ -75,6 +80,30 @@ class Retention:
     retention_ms: int
     retention_bytes: int
     cleanup_policy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A partition with messages that the group has not committed.
+
+    committed: the group's next_offset; low, high: Kafka holds [low, high).
+    oldest_ms: Unix time of the oldest unread message that is still there, None where not known.
+    """
+
+    partition: int
+    committed: int
+    low: int
+    high: int
+    oldest_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What a topic holds unread, and in how many partitions that is not known: the group has no
+    offset there, or the broker did not answer for them."""
+
+    unread: tuple[Unread, ...]
+    unknown: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +149,8 @@ class Log:
     newest_age_s: float | None
 
 
-Finding = (Failure | NoRight | Memory | Brokers | Topic | Retention | Group | Operation | Clocks
-           | Table | Log)
+Finding = (Failure | NoRight | NotTold | Memory | Brokers | Topic | Retention | Backlog | Group
+           | Operation | Clocks | Table | Log)
 
 
 def failure(error: BaseException) -> Failure:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from shared.version import SERVICE_VERSION
 from tools.report import Report, Status
+from tools.words import printable
 
 COLOURS = {Status.OK: "32", Status.WARN: "33", Status.FAIL: "31"}
 SUBJECT_WIDTH_MAX = 40
@@ -24,7 +25,7 @@ def wants_colour(environ: Mapping[str, str], is_terminal: bool) -> bool:
 
 def as_text(report: Report, *, colour: bool = False) -> str:
     """One line for each thing, below it what to do where it is not well, and a summary."""
-    titles = [_printable(f"{line.check} {line.subject}" if line.subject else line.check)
+    titles = [printable(f"{line.check} {line.subject}" if line.subject else line.check)
               for line in report.lines]
     width = min(max(map(len, titles), default=0), SUBJECT_WIDTH_MAX)
     text = []
@@ -32,9 +33,9 @@ def as_text(report: Report, *, colour: bool = False) -> str:
         status = f"{line.status.upper():4}"
         if colour:
             status = f"\x1b[{COLOURS[line.status]}m{status}\x1b[0m"
-        text.append(f"{status}  {title:{width}}  {_printable(line.found)}".rstrip())
+        text.append(f"{status}  {title:{width}}  {printable(line.found)}".rstrip())
         if line.what_to_do:
-            text.append(f"{'':6}{'':{width}}  -> {_printable(line.what_to_do)}")
+            text.append(f"{'':6}{'':{width}}  -> {printable(line.what_to_do)}")
     text.append(", ".join(f"{report.count(status)} {status.upper()}" for status in Status))
     return "\n".join(text)
 
@@ -48,7 +49,3 @@ def as_json(report: Report, tool: str) -> str:
         "lines": [{"check": line.check, "subject": line.subject, "status": line.status.value,
                    "found": line.found, "what_to_do": line.what_to_do}
                   for line in report.lines]})
-
-
-def _printable(text: str) -> str:
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

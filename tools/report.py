@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -19,6 +19,11 @@ class Status(StrEnum):
     OK = "ok"
     WARN = "warn"
     FAIL = "fail"
+
+
+def worst(statuses: Iterable[Status]) -> Status:
+    """Of several; of none it is OK."""
+    return max(statuses, key=(Status.OK, Status.WARN, Status.FAIL).index, default=Status.OK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +49,7 @@ class Report:
     @property
     def status(self) -> Status:
         """The worst of the lines."""
-        found = {line.status for line in self.lines}
-        return next(status for status in (Status.FAIL, Status.WARN, Status.OK)
-                    if status in found or status is Status.OK)
+        return worst(line.status for line in self.lines)
 
     def count(self, status: Status) -> int:
         """How many lines say so."""
@@ -57,16 +60,22 @@ class Report:
         return ExitCode.INTERNAL if self.status is Status.FAIL else ExitCode.OK
 
 
-def masked(report: Report, secrets: Iterable[str]) -> Report:
-    """The report without these texts: what clients and servers say is not ours to trust."""
+def hider(secrets: Iterable[str]) -> Callable[[str], str]:
+    """What takes these out of a text: what clients and servers say is not ours to trust."""
     hidden = sorted({text for text in secrets if len(text) >= SECRET_CHARS_MIN},
                     key=len, reverse=True)
 
-    def clean(text: str) -> str:
+    def hide(text: str) -> str:
         for secret in hidden:
             text = text.replace(secret, MASK)
         return text
 
+    return hide
+
+
+def masked(report: Report, secrets: Iterable[str]) -> Report:
+    """The report without these texts."""
+    hide = hider(secrets)
     return Report(tuple(
-        replace(line, found=clean(line.found), what_to_do=clean(line.what_to_do))
+        replace(line, found=hide(line.found), what_to_do=hide(line.what_to_do))
         for line in report.lines))

@@ -7,7 +7,9 @@ from enum import IntEnum
 from typing import Any
 
 from healthcheck.snapshot import About, Durations, ServiceSnapshot, TopicSnapshot, Trouble
-from shared.layout import BUCKET_BOUNDS_S, HEADER_WORDS, Header, Histogram, Order, Paused, Report
+from shared.layout import (
+    BUCKET_BOUNDS_S, HEADER_WORDS, Header, Histogram, Keeper, Order, Paused, Report,
+)
 from shared.protocol import Phase, Standing
 
 S_NS = 1_000_000_000

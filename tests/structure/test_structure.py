@@ -54,6 +54,8 @@ PURE = (
     "healthcheck/history.py", "healthcheck/status.py", "healthcheck/figures.py",
     "healthcheck/drawing.py",
     "tools/findings.py", "tools/check.py", "tools/tiling.py", "tools/report.py", "tools/render.py",
+    "tools/address.py", "tools/health.py", "tools/status.py", "tools/loss.py", "tools/causes.py",
+    "tools/rules.py", "tools/diagnosis.py", "tools/doctor.py", "tools/words.py",
 )
 IMPURE_MODULES = {
     "os", "time", "socket", "subprocess", "threading", "logging", "pathlib", "random", "sys",

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 import tools.kafka_probe
 import tools.store_probe
+from demo.broker import EmbeddedCluster
 from shared.errors import StorageUnavailable
 from tests.fakes.config import make_config
 from tests.fakes.store import MemoryStore
-from tools.check import expected
-from tools.findings import Clocks, Failure, Finding, Key, Operation
+from tools.check import expected, judge
+from tools.findings import (
+    Backlog, Clocks, Failure, Finding, Key, NotTold, Operation, Topic, Unread,
+)
 from tools.kafka_probe import KafkaProbe
+from tools.report import Status
 from tools.store_probe import StoreProbe, is_worth_more
+
+FLUSH_S = 10.0
 
 
 class DatedStore(MemoryStore):
@@ -146,3 +154,72 @@ def test_a_client_that_cannot_be_made_is_a_finding(monkeypatch: pytest.MonkeyPat
     findings: dict[Key, Finding] = {}
     KafkaProbe(make_config(), findings.__setitem__).look()
     assert findings == {Key("broker"): Failure("ValueError", "no such property")}
+
+
+@pytest.fixture
+def mock() -> Iterator[dict[str, str]]:
+    """Give the settings for librdkafka's mock cluster, with two topics of three partitions."""
+    cluster = EmbeddedCluster(("orders", "payments"), 3)
+    yield {"KAFKA_BOOTSTRAP_SERVERS": cluster.address}
+    cluster.close()
+
+
+def test_what_a_broker_does_not_tell_is_no_failure(mock: dict[str, str]) -> None:
+    """The mock cluster has neither DescribeGroups nor DescribeConfigs, and is up."""
+    config = make_config(("orders",), mock)
+    findings: dict[Key, Finding] = {}
+    KafkaProbe(config, findings.__setitem__).look()
+    assert findings[Key("group")] == findings[Key("retention", "orders")] == NotTold()
+    assert isinstance(findings[Key("topic", "orders")], Topic)
+    lines = {line.check: line for line in judge(config, findings).lines}
+    for check, advice in (("group", "Read on the group bronze-ingestion"),
+                          ("retention", "longer than 1.01 h")):
+        assert lines[check].status is Status.WARN
+        assert "the broker does not tell" in lines[check].found
+        assert advice in lines[check].what_to_do
+
+
+def test_a_backlog_is_what_the_group_has_not_committed(mock: dict[str, str]) -> None:
+    """With the oldest message's own time; what nobody committed is not known."""
+    config = make_config(("orders", "payments"), mock)
+    bootstrap = mock["KAFKA_BOOTSTRAP_SERVERS"]
+    producer = Producer({"bootstrap.servers": bootstrap})
+    for offset in range(5):
+        for partition in (0, 1):
+            producer.produce("orders", b"x", partition=partition, timestamp=1000 + offset)
+    assert producer.flush(FLUSH_S) == 0
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": config.kafka.group_id})
+    consumer.commit(offsets=[TopicPartition("orders", 0, 2), TopicPartition("orders", 1, 5)],
+                    asynchronous=False)
+    consumer.close()
+    findings: dict[Key, Finding] = {}
+    probe = KafkaProbe(config, findings.__setitem__)
+    probe.look()
+    probe.look_at_backlogs()
+    assert findings[Key("loss", "orders")] == Backlog((Unread(0, 2, 0, 5, 1002),), 1)
+    assert findings[Key("loss", "payments")] == Backlog((), 3)
+
+
+def test_backlogs_that_cannot_be_asked_for_are_findings(
+    mock: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One for each topic, with the error's name."""
+    def refuse(properties: dict[str, Any]) -> None:
+        raise ValueError("no such property")
+
+    monkeypatch.setattr(tools.kafka_probe, "Consumer", refuse)
+    findings: dict[Key, Finding] = {}
+    probe = KafkaProbe(make_config(("orders", "payments"), mock), findings.__setitem__)
+    probe.look()
+    probe.look_at_backlogs()
+    for topic in ("orders", "payments"):
+        assert findings[Key("loss", topic)] == Failure("ValueError", "no such property")
+
+
+def test_without_brokers_no_backlog_is_asked_for() -> None:
+    """Each question would take its time."""
+    findings: dict[Key, Finding] = {}
+    probe = KafkaProbe(make_config(), findings.__setitem__)
+    probe.look()
+    probe.look_at_backlogs()
+    assert set(findings) == {Key("broker")}

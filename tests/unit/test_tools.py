@@ -17,7 +17,8 @@ from supervisor.tool import run_tool
 from tests.fakes.config import make_config
 from tests.rig.environment import clean_environment
 from tests.rig.service import ROOT
-from tools.check_command import main, run_side_by_side, secrets_of
+from tools.check_command import main
+from tools.gather import run_side_by_side, secrets_of
 from tools.render import as_json, as_text, wants_colour
 from tools.report import Line, Report, Status, masked
 
