@@ -32,6 +32,8 @@ TOOLS: Mapping[str, Tool] = {
     "status": Tool("tools.status_command", "show how a running service is"),
     "doctor": Tool("tools.doctor_command", "find out what is wrong and what to do about it"),
     "verify": Tool("tools.verify_command", "prove that every offset has exactly one fate"),
+    "gaps": Tool("tools.gaps_command", "list offsets without a row, and why"),
+    "cut": Tool("tools.cut_command", "tell the versions that show all tables at one cycle"),
 }
 """By name.  Tools are imported when they are asked for: to the service they cost nothing."""
 

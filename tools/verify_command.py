@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator, Sequence
 
-from shared.config import Config, ConfigError, load
-from shared.exit_codes import ExitCode
-from supervisor.arguments import Parser, parse_strictly
-from tools.check import judge_defect, judge_faults
-from tools.check_command import secrets_of
-from tools.render import as_json, as_text, wants_colour
-from tools.report import Line, Report, Status, masked
+from shared.config import Config
+from supervisor.arguments import parse_strictly
+from tools.lake_command import parser_of, report_on
+from tools.report import Line, Status
 from tools.tiling import CHECK, as_lines, judge
 
 _DESCRIPTION = """\
@@ -23,31 +18,15 @@ offsets of every row. Reads the lake only, also beside a running service."""
 
 def main(argv: Sequence[str]) -> int:
     """0 when nothing is wrong, 1 when something is, 78 for bad configuration."""
-    parser = Parser(prog="python -m supervisor verify", description=_DESCRIPTION,
-                    allow_abbrev=False)
+    parser = parser_of(CHECK, _DESCRIPTION)
     parser.add_argument("--deep", action="store_true",
                         help="read every row's offset, and name what is missing or double")
-    parser.add_argument("--json", action="store_true", help="one JSON object for machines")
     parser.add_argument("topics", nargs="*", metavar="TOPIC",
                         help="only these; without a name, all that are recorded or configured")
     given = parse_strictly(parser, argv)
-    try:
-        config = load(os.environ)
-    except ConfigError as error:
-        _print(judge_faults(error), given.json)
-        return ExitCode.CONFIG
-    try:
-        lines = tuple(look(config, tuple(given.topics), deep=given.deep, quiet=given.json))
-        report = masked(Report(lines), secrets_of(config))
-    except Exception as error:
-        report = masked(judge_defect(error), secrets_of(config))
-    _print(report, given.json)
-    return report.exit_code()
-
-
-def _print(report: Report, as_machine: bool) -> None:
-    colour = wants_colour(os.environ, sys.stdout.isatty())
-    print(as_json(report, CHECK) if as_machine else as_text(report, colour=colour))
+    return report_on(
+        CHECK, lambda config: look(config, tuple(given.topics), deep=given.deep, quiet=given.json),
+        as_machine=given.json)
 
 
 def look(
@@ -74,8 +53,8 @@ def look(
         done = progress.add_task("topics", total=len(wanted))
         read = progress.add_task("files read", total=None, visible=deep)
         for topic in wanted:
-            progress.advance(done)
             snapshot, known = snapshots[topic], claims.get(topic, [])
+            progress.advance(done)
             if snapshot.bronze is None:
                 status = Status.FAIL if known else Status.WARN
                 yield Line(CHECK, topic, status, "there is no bronze table",

@@ -16,6 +16,7 @@ from typing import Any
 from pyarrow import fs
 
 from tests.rig.checker import check, check_log, group_offsets_equal_txn
+from tests.rig.cycles_checker import check_cycles
 from tests.rig.evidence import Evidence, Strike, commit
 from tests.rig.lake import Kept, open_lake
 from tests.rig.ledger import Ledger
@@ -104,6 +105,7 @@ def _judge_lake(scene: Scene, kafka: KafkaService, course: Course, verdict: Verd
         kafka.bootstrap, scene.group, scene.lake_uri, scene.options,
         dict.fromkeys(scene.topics, scene.partitions),
     ))
+    report.merge(check_cycles(scene.lake_uri, scene.options, caught_up=False))
     count = scene.ledger.rows()
     for reader in READERS:
         if not count or report.checked[f"rows by {reader}"] != count:

@@ -53,7 +53,8 @@ PURE = (
     "supervisor/respawn.py", "healthcheck/verdict.py",
     "healthcheck/history.py", "healthcheck/status.py", "healthcheck/figures.py",
     "healthcheck/drawing.py",
-    "tools/findings.py", "tools/check.py", "tools/tiling.py", "tools/report.py", "tools/render.py",
+    "tools/findings.py", "tools/check.py", "tools/tiling.py", "tools/gaps.py",
+    "tools/report.py", "tools/render.py",
     "tools/address.py", "tools/health.py", "tools/status.py", "tools/loss.py", "tools/causes.py",
     "tools/rules.py", "tools/diagnosis.py", "tools/doctor.py", "tools/words.py",
 )

@@ -1,0 +1,45 @@
+"""What the commands that only read the lake share: arguments, configuration, report, exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable
+
+from shared.config import Config, ConfigError, load
+from shared.exit_codes import ExitCode
+from supervisor.arguments import Parser
+from tools.check import judge_defect, judge_faults
+from tools.check_command import secrets_of
+from tools.render import as_json, as_text, wants_colour
+from tools.report import Line, Report, masked
+
+
+def parser_of(name: str, description: str) -> Parser:
+    """A parser with the options that all of them have."""
+    parser = Parser(prog=f"python -m supervisor {name}", description=description,
+                    allow_abbrev=False)
+    parser.add_argument("--json", action="store_true", help="one JSON object for machines")
+    return parser
+
+
+def report_on(name: str, look: Callable[[Config], Iterable[Line]], *, as_machine: bool) -> int:
+    """Look at the configured lake and print what was found: 0 when nothing failed, 1 when
+    something did, 78 for bad configuration."""
+    try:
+        config = load(os.environ)
+    except ConfigError as error:
+        _print(judge_faults(error), name, as_machine)
+        return ExitCode.CONFIG
+    try:
+        report = Report(tuple(look(config)))
+    except Exception as error:
+        report = judge_defect(error)
+    report = masked(report, secrets_of(config))
+    _print(report, name, as_machine)
+    return report.exit_code()
+
+
+def _print(report: Report, name: str, as_machine: bool) -> None:
+    colour = wants_colour(os.environ, sys.stdout.isatty())
+    print(as_json(report, name) if as_machine else as_text(report, colour=colour))
