@@ -40,6 +40,8 @@ return [...document.querySelectorAll('main *')]
     .map(each => each.tagName + ' ' + each.textContent.slice(0, 40));
 """
 """Elements that reach out of the screen, or whose text reaches out of them."""
+OWN = ("chrome:", "data:")
+"""Addresses of the browser's first page, which may still be loading parts of itself."""
 GROUND = "return getComputedStyle(document.body).backgroundColor"
 TEXT = "return document.body.innerText"
 FOCUSED = """
@@ -74,7 +76,8 @@ def check(browser: Browser, address: str, size: tuple[int, int], dark: bool) -> 
     assert browser.run(CUT_OFF) == []
     assert (brightness(browser.run(GROUND)) < 128) is dark
     assert browser.console() == []
-    assert set(browser.requests()) == {(address, 200)}
+    assert {each for each in browser.requests() if not each[0].startswith(OWN)} == {
+        (address, 200)}
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
@@ -105,7 +108,7 @@ def test_a_phone_scrolls_in_one_direction_only(
 
 @pytest.mark.parametrize(("address", "words"), [
     (HEALTHY, ["Messages get to their tables.", "Nothing is late.", "json +"]),
-    (ONE_ISOLATED, ["Late: payments (200 s)", "isolated", "it failed 4 cycles", "403 Forbidden"]),
+    (ONE_ISOLATED, ["Late: payments (3 min)", "isolated", "it failed 4 cycles", "403 Forbidden"]),
     (NO_KAFKA, ["Late: orders", "KafkaUnavailable", "backing off",
                 "what to do: Check that the brokers are up"]),
 ], indirect=["address"], ids=["healthy", "isolated", "kafka-gone"])
