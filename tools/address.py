@@ -38,7 +38,7 @@ def address_of(environ: Mapping[str, str]) -> Address:
     if port == 0:
         faults.append(Fault(
             "HEALTH_PORT", "is 0, so the service took any free port",
-            "look for health_page_open in its log, and give --url http://HOST:PORT"))
+            "look for health_page_open in its log, or at `ss -ltnp`; give --url http://HOST:PORT"))
     if faults:
         raise ConfigError(faults)
     return Address(_reachable(host), port)
