@@ -80,6 +80,7 @@ class Supervisor:
         self._ready = False
         self._watchdog_at = 0.0
         self._tidier = Tidier(self._clock)
+        self._tidied_after: tuple[bool, int] | None = None
 
     def run(self) -> ExitCode:
         """Turn until the coordinator reaches a terminal phase."""
@@ -99,8 +100,7 @@ class Supervisor:
                 self._tend_sidecar(now)
                 self._tend_keeper()
                 self._tell_systemd()
-                # What the last record's writing has read of the store's library: 4 MB.
-                self._tidier.now_and_then()
+                self._tidy()
             return self._exit_code()
         finally:
             self._shut_down()
@@ -167,6 +167,12 @@ class Supervisor:
     def _tend_keeper(self) -> None:
         is_between_cycles = self._coordinator.phase is Phase.CONSUMING
         self._keeper.tend(self._clock.monotonic(), is_between_cycles=is_between_cycles)
+
+    def _tidy(self) -> None:
+        """Give back what the start and the last record have read of the store's library: 4 MB."""
+        after = self._ready, self._block.get(Header.LAST_RECORD)
+        if after != self._tidied_after and self._tidier.now_and_then():
+            self._tidied_after = after
 
     def _mourn(self, death: Death) -> None:
         if death.exit_code == WorkerExit.RECYCLED:

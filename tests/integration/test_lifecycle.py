@@ -46,6 +46,8 @@ from workers.kafka_source import REQUEST_TIMEOUT_S, KafkaSource
 PARTITIONS = 2
 HEARTBEAT_LIMIT_S = 5
 IDLE_S = 10
+IDLE_LOOKS = 3
+"""A neighbour on the machine makes the same work dearer for a while, never cheaper."""
 IDLE_CPU_MAX = 0.02
 """Share of one core, of the whole service."""
 ORPHANS_END_S = 5
@@ -169,10 +171,12 @@ def test_idle_service_uses_no_cpu_and_writes_nothing(steady: Steady) -> None:
     store = open_lake(steady.lake.uri)
     versions = {t: len(read_commits(store, bronze_table(t))) for t in steady.topics}
     written = ls.records(steady.lake)
-    before, began = steady.service.cpu_seconds(), time.monotonic()
-    time.sleep(IDLE_S)  # What is measured is a rate over time: nothing could end the wait early.
-    used = (steady.service.cpu_seconds() - before) / (time.monotonic() - began)
-    assert used < IDLE_CPU_MAX, f"{used:.1%} of a core"
+    used = []
+    while len(used) < IDLE_LOOKS and min(used, default=1.0) >= IDLE_CPU_MAX:
+        before, began = steady.service.cpu_seconds(), time.monotonic()
+        time.sleep(IDLE_S)  # A rate over time is measured: nothing could end the wait early.
+        used.append((steady.service.cpu_seconds() - before) / (time.monotonic() - began))
+    assert min(used) < IDLE_CPU_MAX, f"{used} of a core"
     assert versions == {t: len(read_commits(store, bronze_table(t))) for t in steady.topics}
     assert written == ls.records(steady.lake)
 
@@ -532,18 +536,26 @@ def test_worker_pauses_at_its_limits_and_says_so(held: Held) -> None:
         method="PUT", path_regex=rf"/bronze_{second}/_ingestion_date", action=fail_before(503))
     ls.send(held.kafka.bootstrap, second, big)
     wait_until(lambda: rule.fired, 20, "an upload failed")
-    for _ in range(4):
-        ls.send(held.kafka.bootstrap, first, big[:100])
+    sent = {first: 400, second: 800}
+
+    def feed(page: dict[str, Any]) -> bool:
+        # A cycle that the second topic has nothing to give to commits what the first carried.
+        if page["topics"][first]["lag"] == 0:
+            ls.send(held.kafka.bootstrap, first, big[:100])
+            sent[first] += 100
+        return bool(page["topics"][first]["paused"] == "carry_over_full")
+
+    held.service.wait_for(feed, 60, "the carry-over of the first topic is full")
     _wait_paused(held.service, first, "carry_over_full")
-    assert held.service.health()["http_status"] == 503
+    held.service.wait_unhealthy(20)
     held.proxy.remove(rule)
     for topic in held.topics:
-        ls.wait_for_position(held.service, held.lake, topic, 800, timeout_s=60)
+        ls.wait_for_position(held.service, held.lake, topic, sent[topic], timeout_s=60)
     page = held.service.wait_healthy(20)
     assert {entry["restarts"] for entry in page["topics"].values()} == {0}
     assert held.service.terminate(20) == 0
     for topic in held.topics:
-        assert ls.offsets_of(ls.rows(held.lake, topic)) == list(range(800))
+        assert ls.offsets_of(ls.rows(held.lake, topic)) == list(range(sent[topic]))
 
 
 def _wait_paused(service: Service, topic: str, cause: str) -> None:

@@ -112,6 +112,8 @@ def _judge_lake(scene: Scene, kafka: KafkaService, course: Course, verdict: Verd
             verdict.wrong.append(f"{reader} saw {report.checked[f'rows by {reader}']} of {count}")
     if report.checked["group offsets"] != len(scene.topics) * scene.partitions:
         verdict.wrong.append("not every group offset was looked at")
+    if not report.checked["ledger rows judged"]:
+        verdict.wrong.append("no row of bronze_cycles was looked at")
     if not report.ok:
         verdict.wrong.append(str(report))
 

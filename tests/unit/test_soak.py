@@ -84,6 +84,7 @@ class End:
     def __init__(self, folder: Path) -> None:
         self.lake = ToyLake(folder / "lake")
         self.lake.cycle(30)
+        self.cycles = Report()
         self.course = Course(periods=3, quiet=1, memory=[(30, 1 << 28)])
         self.world = SimpleNamespace(
             struck=Counter({fault: 2 for fault in Fault}), exits=Counter(),
@@ -123,6 +124,8 @@ def end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> End:
     group = Report()
     group.checked["group offsets"] = len(made.lake.topics) * made.lake.partitions
     monkeypatch.setattr(verdicts, "group_offsets_equal_txn", lambda *_: group)
+    monkeypatch.setattr(verdicts, "check_cycles", lambda *_, caught_up: made.cycles)
+    made.cycles.checked["ledger rows judged"] = len(made.lake.topics)
     return made
 
 
@@ -160,6 +163,15 @@ def test_a_fault_that_never_struck_voids_the_run(next_end: End, fault: Fault) ->
     """What was not tried has not been withstood."""
     next_end.world.struck[fault] = 0
     assert [text for text in next_end.judge().wrong if "void" in text and str(fault) in text]
+
+
+def test_a_ledger_table_that_is_wrong_or_was_not_looked_at_fails_the_run(next_end: End) -> None:
+    """What dbt and Airflow read of a cycle is as much a promise as the rows."""
+    next_end.cycles.checked["ledger rows judged"] = 0
+    assert any("no row of bronze_cycles" in text for text in next_end.judge().wrong)
+    next_end.cycles.checked["ledger rows judged"] = 1
+    next_end.cycles.add("missing", "bronze_cycles", "record 1")
+    assert any("record 1" in text for text in next_end.judge().wrong)
 
 
 def test_a_message_that_is_missing_fails_the_run_and_is_not_counted(end: End) -> None:
