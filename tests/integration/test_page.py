@@ -36,10 +36,12 @@ CUT_OFF = """
 return [...document.querySelectorAll('main *')]
     .filter(each => each.getBoundingClientRect().width > 1)
     .filter(each => each.getBoundingClientRect().right > innerWidth + 1
-        || each.clientWidth && each.scrollWidth > each.clientWidth + 1)
+        || each.clientWidth && each.scrollWidth > each.clientWidth + 1
+        || each.clientWidth && each.clientHeight > 5 * each.clientWidth)
     .map(each => each.tagName + ' ' + each.textContent.slice(0, 40));
 """
-"""Elements that reach out of the screen, or whose text reaches out of them."""
+"""Elements that reach out of the screen, whose text reaches out of them, or stands in one letter a
+line."""
 OWN = ("chrome:", "data:")
 """Addresses of the browser's first page, which may still be loading parts of itself."""
 GROUND = "return getComputedStyle(document.body).backgroundColor"

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from healthcheck import figures
+from healthcheck import figures, html
 from healthcheck.app import ADDRESSES, create_app
 from healthcheck.drawing import BAR_WIDTH, SPARK_WIDTH, filled, segments, spark
 from healthcheck.headers import SECURITY_HEADERS
@@ -52,12 +52,12 @@ class Reader(HTMLParser):
     texts: (path of open elements, text); of `style` nothing.
     """
 
-    def __init__(self, html: str) -> None:
+    def __init__(self, content: str) -> None:
         super().__init__(convert_charrefs=True)
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.texts: list[tuple[tuple[str, ...], str]] = []
         self._open: list[str] = []
-        self.feed(html)
+        self.feed(content)
         self.close()
         assert self._open == []
 
@@ -110,13 +110,15 @@ def test_a_healthy_service_says_so_and_that_nothing_is_late() -> None:
     assert page.texts[0][1].startswith("healthy")
 
 
-@pytest.mark.parametrize(("changes", "words"), [
-    ({"phase": Phase.STOPPING}, "stopping"), ({"READY": 0}, "starting"),
-    ({"phase": Phase.HALTED}, "unhealthy"), ({"HEARTBEAT_NS": 1}, "gave no sign of life"),
+@pytest.mark.parametrize(("changes", "word"), [
+    ({}, "healthy"), ({"phase": Phase.STOPPING}, "stopping"), ({"READY": 0}, "starting"),
+    ({"phase": Phase.HALTED}, "unhealthy"), ({"HEARTBEAT_NS": 1}, "unhealthy"),
 ])
-def test_each_status_has_its_word(changes: dict[str, Any], words: str) -> None:
-    """Never by colour alone."""
-    assert words in shown(a_service(**changes)).text
+def test_each_status_has_its_word(changes: dict[str, Any], word: str) -> None:
+    """Never by colour alone; it is the first thing in the verdict."""
+    texts = shown(a_service(**changes)).texts
+    verdict = [text for path, text in texts if path[-4:] == ("main", "section", "div", "p")]
+    assert verdict[0] == word
 
 
 def test_reasons_say_what_to_do_and_are_told_once_for_all_their_topics() -> None:
@@ -153,9 +155,9 @@ def test_what_waits_longer_than_a_cycle_may_take_is_late() -> None:
                    Trends(0, (QUIET,) * 3))
     assert page.late == (("behind", 100.0), ("held", 50.0))
     assert [row.is_late for row in page.rows] == [False, True, True]
-    html = shown(a_service(*topics, a_topic("held")), waiting=waiting)
-    assert "Late: behind (100 s), held (50 s)" in html.text
-    assert "Nothing is late" not in html.text
+    told = shown(a_service(*topics, a_topic("held")), waiting=waiting).text
+    assert "Late: behind (100 s), held (50 s)" in told
+    assert "Nothing is late" not in told
 
 
 def test_a_topic_shows_its_figures() -> None:
@@ -226,9 +228,11 @@ def test_memory_and_service_are_named() -> None:
 
 def test_the_page_is_built_for_screen_readers() -> None:
     """Landmarks, one heading above all others, a table that says what its cells are."""
-    page = shown(a_service(a_topic("a"), a_topic("b")))
+    drawn = replace(QUIET, chart=((5.0, 1.0), (0.0, 2.0)))
+    page = shown(a_service(a_topic("a"), a_topic("b"), LAST_CONSUMING_US=1), drawn, drawn)
+    assert len(page.all("polyline")) == 2
     count = Counter(tag for tag, _attributes in page.elements)
-    for once in ("h1", "main", "header", "footer", "nav", "table", "caption", "title"):
+    for once in ("h1", "main", "header", "footer", "nav", "table", "caption"):
         assert count[once] == 1
     assert page.all("html") == [{"lang": "en"}]
     assert {each.get("scope") for each in page.all("th")} == {"col", "row"}
@@ -245,13 +249,13 @@ def test_the_page_is_built_for_screen_readers() -> None:
 
 def test_nothing_runs_and_nothing_comes_from_elsewhere() -> None:
     """No script, no style in attributes, no address but ours; the style is the one allowed."""
-    html = render(moment_of(a_service()), Trends(0, (QUIET,)), ADDRESSES)
-    page = Reader(html)
+    text = render(moment_of(a_service()), Trends(0, (QUIET,)), ADDRESSES)
+    page = Reader(text)
     assert not {"script", "link", "img", "iframe", "form"} & {tag for tag, _ in page.elements}
     for _tag, attributes in page.elements:
         assert not [name for name in attributes if name == "style" or name.startswith("on")]
         assert "://" not in (attributes.get("href") or "") + (attributes.get("src") or "")
-    (style,) = re.findall(r"<style>(.*?)</style>", html, flags=re.DOTALL)
+    (style,) = re.findall(r"<style>(.*?)</style>", text, flags=re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = SECURITY_HEADERS["Content-Security-Policy"]
     assert f"style-src 'sha256-{digest}';" in policy
@@ -318,11 +322,20 @@ def test_no_text_of_the_block_changes_the_page(place: str, text: str) -> None:
 
 
 def test_a_long_text_is_cut_and_there_in_full_for_who_asks() -> None:
-    """One name of 249 letters must not push the others off the screen."""
+    """One name of 249 letters must not push the others off the screen, however they are shown."""
     name = "orders-" + "x" * 242
     page = shown(a_service(a_topic(name)))
     assert name in {each.get("title") for each in page.all("bdi")}
     assert all(len(text) < 100 for _path, text in page.texts)
+    page = shown(a_service(a_topic("\x00" * 36)))
+    assert all(len(text) < 100 for _path, text in page.texts)
+
+
+def test_what_a_template_forgets_is_made_harmless_all_the_same() -> None:
+    """The next one who adds a text to the page need not think of it."""
+    template = html._PAGE.environment.from_string("<p title='{{ text }}'>{{ text }}</p>")
+    assert template.render(text="<\u202e'>") == (
+        "<p title='&lt;\\u202e&#39;&gt;'>&lt;\\u202e&#39;&gt;</p>")
 
 
 def test_the_page_of_a_hostile_block_is_served_through_the_application(tmp_path: Path) -> None:
