@@ -3,8 +3,10 @@
     <lake>/bronze_{topic}/          one row per message
     <lake>/dlq_bronze_{topic}/      malformed messages, original bytes
     <lake>/bronze_cycles/           the ledger: one row per cycle and topic
+    <lake>/dlq_replays/             one row per dead letter that was replayed
     <lake>/_bronze/log/{number:020d}.json   start and cycle records
     <lake>/_bronze/tables/{table}.json      this table was made once
+    <lake>/_bronze/replays/{topic}/{number:020d}.json   decided replays of dead letters
 
 Kafka's legal topic names (letters, digits, `.`, `_`, `-`) are safe as one path segment, so a
 table's name holds its topic's verbatim.  Kafka allows 249 characters; file systems and MinIO allow
@@ -14,6 +16,7 @@ table's name holds its topic's verbatim.  Kafka allows 249 characters; file syst
 from __future__ import annotations
 
 LOG_PREFIX = "_bronze/log/"
+CERTIFICATES = "_bronze/tables/"
 NAME_CHARACTERS_MAX = 255 - len("dlq_bronze_") - len(".json")
 """Of a topic, so that the longest name made of it, its dead letter table's certificate, fits."""
 
@@ -33,6 +36,26 @@ LEDGER_TOPIC = "cycles"
 LEDGER = bronze_table(LEDGER_TOPIC)
 LEDGER_APP_ID = "bronze/cycles"
 """The `txn` app id whose version is the next record that belongs into the ledger."""
+
+
+REPLAYS = "dlq_replays"
+"""The table of replayed dead letters.  No topic has one of this name: a topic's begin with
+`bronze_` or `dlq_bronze_`."""
+
+
+def replay_app_id(topic: str) -> str:
+    """The `txn` app id whose version is the last replay that is in a table."""
+    return f"bronze/{topic}/replay"
+
+
+def replays_prefix(topic: str) -> str:
+    """Where a topic's replays lie under the lake."""
+    return f"_bronze/replays/{topic}/"
+
+
+def replay_path(topic: str, number: int) -> str:
+    """Where replay `number` of a topic lies under the lake; the first one is 1."""
+    return f"{replays_prefix(topic)}{number:020d}.json"
 
 
 def position_app_id(topic: str, partition: int) -> str:
@@ -55,11 +78,11 @@ def record_path(number: int) -> str:
 
 
 def record_number(path: str) -> int | None:
-    """The number in a record's path, or None for a stranger's file in our folder."""
+    """The number in a record's or a replay's path, or None for a stranger's file in our folder."""
     stem = path.rsplit("/", 1)[-1].removesuffix(".json")
     return int(stem) if len(stem) == 20 and stem.isdigit() else None
 
 
 def birth_certificate(table: str) -> str:
     """The object that says a table was made once, so that a vanished one is not made anew."""
-    return f"_bronze/tables/{table}.json"
+    return f"{CERTIFICATES}{table}.json"

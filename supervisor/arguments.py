@@ -33,6 +33,7 @@ TOOLS: Mapping[str, Tool] = {
     "doctor": Tool("tools.doctor_command", "find out what is wrong and what to do about it"),
     "verify": Tool("tools.verify_command", "prove that every offset has exactly one fate"),
     "gaps": Tool("tools.gaps_command", "list offsets without a row, and why"),
+    "dlq": Tool("tools.dlq_command", "look at dead letters, and replay them exactly once"),
     "cut": Tool("tools.cut_command", "tell the versions that show all tables at one cycle"),
 }
 """By name.  Tools are imported when they are asked for: to the service they cost nothing."""

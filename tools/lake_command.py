@@ -1,10 +1,11 @@
-"""What the commands that only read the lake share: arguments, configuration, report, exit code."""
+"""What the commands that work on the lake share: arguments, configuration, report, exit code."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 from shared.config import Config, ConfigError, load
 from shared.exit_codes import ExitCode
@@ -15,6 +16,15 @@ from tools.render import as_json, as_text, wants_colour
 from tools.report import Line, Report, masked
 
 
+@dataclass(slots=True)
+class Besides:
+    """What a command tells beside its lines, filled in while it looks: `text` for people, printed
+    before the lines, and `facts`, further keys of the JSON."""
+
+    text: list[str] = field(default_factory=list)
+    facts: dict[str, object] = field(default_factory=dict)
+
+
 def parser_of(name: str, description: str) -> Parser:
     """A parser with the options that all of them have."""
     parser = Parser(prog=f"python -m supervisor {name}", description=description,
@@ -23,23 +33,32 @@ def parser_of(name: str, description: str) -> Parser:
     return parser
 
 
-def report_on(name: str, look: Callable[[Config], Iterable[Line]], *, as_machine: bool) -> int:
+def report_on(
+    name: str, look: Callable[[Config], Iterable[Line]], *, as_machine: bool,
+    besides: Besides | None = None,
+) -> int:
     """Look at the configured lake and print what was found: 0 when nothing failed, 1 when
     something did, 78 for bad configuration."""
+    besides = besides or Besides()
     try:
         config = load(os.environ)
     except ConfigError as error:
-        _print(judge_faults(error), name, as_machine)
+        _print(judge_faults(error), name, as_machine, besides)
         return ExitCode.CONFIG
     try:
         report = Report(tuple(look(config)))
     except Exception as error:
         report = judge_defect(error)
     report = masked(report, secrets_of(config))
-    _print(report, name, as_machine)
+    _print(report, name, as_machine, besides)
     return report.exit_code()
 
 
-def _print(report: Report, name: str, as_machine: bool) -> None:
-    colour = wants_colour(os.environ, sys.stdout.isatty())
-    print(as_json(report, name) if as_machine else as_text(report, colour=colour))
+def _print(report: Report, name: str, as_machine: bool, besides: Besides) -> None:
+    if as_machine:
+        print(as_json(report, name, besides.facts))
+        return
+    for text in besides.text:
+        print(text)
+    if report.lines:
+        print(as_text(report, colour=wants_colour(os.environ, sys.stdout.isatty())))

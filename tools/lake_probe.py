@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
-from deltalake.exceptions import TableNotFoundError
+from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from shared.config import Config
 from shared.naming import (
-    LEDGER, LEDGER_APP_ID, bronze_table, dlq_table, position_app_id,
+    CERTIFICATES, LEDGER, LEDGER_APP_ID, REPLAYS, bronze_table, dlq_table, position_app_id,
+    replay_app_id,
 )
 from shared.object_store import Store, open_store
 from shared.record_log import RecordLog
-from shared.records import BRONZE, DLQ, CycleRecord, Lost, Manifest, Range
+from shared.records import BRONZE, DLQ, CycleRecord, DataFile, Lost, Manifest, Range
+from tools.replay_log import ReplayLog
+from tools.replay_plan import Place, Plan
+from tools.replays import NO_REPLAYS, Replayed, Replays
 from tools.tiling import ActiveFile, Claim, Holding, NamedFile, Run, TableState
 
 READERS = 4
 """Data files read at once by `--deep`; each is held whole for a moment."""
+LETTERS_AT_ONCE = 64
+"""Dead letters turned into values at once: each may have a megabyte."""
 _LEDGER_COLUMNS = ["record", "topic", "table_version", "ranges", "files"]
 
 
@@ -75,11 +83,56 @@ class LakeProbe:
             claims.sort(key=lambda claim: claim.record)
         return found, behind
 
+    def dead_letters(
+        self, topic: str, columns: Sequence[str], place: Place | None = None
+    ) -> Iterator[dict[str, Any]] | None:
+        """The dead letters of a topic as its table has them now, a few at a time; only the one at
+        `place` where it is given.  None where there is no such table."""
+        table = self._open(dlq_table(topic))
+        if table is None:
+            return None
+        wanted = None if place is None else (
+            (pc.field("_kafka_partition") == place[0]) & (pc.field("_kafka_offset") == place[1]))
+        batches = table.to_pyarrow_dataset().to_batches(
+            columns=list(columns), filter=wanted, batch_size=LETTERS_AT_ONCE, batch_readahead=1,
+            fragment_readahead=1)
+        return (row for batch in batches for row in batch.to_pylist())
+
+    def plans(self, topic: str) -> list[Plan]:
+        """The decided replays of a topic."""
+        return ReplayLog(self._store, topic).read()
+
+    def replays(self, topic: str, snapshot: Snapshot, table: DeltaTable | None) -> Replays:
+        """A topic's replays; table: that of replays, opened before."""
+        app_id = replay_app_id(topic)
+        plans = tuple(Replayed(plan.number, plan.letters, file.path, file.rows, file.size)
+                      for plan in self.plans(topic) for file in plan.files_of(BRONZE))
+        if not plans and table is None:
+            return NO_REPLAYS
+        reached, through = _last(snapshot.bronze, app_id), _last(table, app_id)
+        recorded = None
+        with contextlib.suppress(OSError, DeltaError, pa.ArrowInvalid):
+            recorded = _recorded_letters(table, topic) if table is not None else {}
+        return Replays(plans, reached, through, recorded)
+
+    def table_of_replays(self) -> DeltaTable | None:
+        """As it is now; None where nothing was ever replayed."""
+        return self._open(REPLAYS)
+
+    def topics_with_dead_letters(self) -> list[str]:
+        """Topics, configured or not, whose dead letter table was made once."""
+        made = (path.rsplit("/", 1)[-1].removesuffix(".json")
+                for path in self._store.list_after(CERTIFICATES))
+        prefix = dlq_table("")
+        return sorted(name.removeprefix(prefix) for name in made if name.startswith(prefix))
+
     def holding(
         self, topic: str, snapshot: Snapshot, partitions: Iterable[int], *,
-        deep: bool, on_file: Callable[[], None] = lambda: None,
+        deep: bool, replayed: Set[Place] = frozenset(),
+        on_file: Callable[[], None] = lambda: None,
     ) -> Holding:
-        """What the snapshot holds of a topic; on_file is called for each file read."""
+        """What the snapshot holds of a topic; replayed: the dead letters that may be rows, too;
+        on_file is called for each file read."""
         positions = {}
         for partition in partitions if snapshot.bronze is not None else ():
             found = snapshot.bronze.transaction_version(position_app_id(topic, partition))
@@ -89,8 +142,10 @@ class LakeProbe:
                   for name, folder, table in ((BRONZE, bronze_table(topic), snapshot.bronze),
                                               (DLQ, dlq_table(topic), snapshot.dlq))
                   if table is not None}
-        runs = self._runs(topic, tables, on_file) if deep else None
-        return Holding(positions, tables, runs)
+        if not deep:
+            return Holding(positions, tables)
+        runs, rows = self._runs(topic, tables, replayed, on_file)
+        return Holding(positions, tables, runs, rows)
 
     def _state(self, folder: str, table: DeltaTable) -> TableState:
         prefix = f"{folder}/"
@@ -100,25 +155,48 @@ class LakeProbe:
             {path.removeprefix(prefix): size for path, size in sizes.items()})
 
     def _runs(
-        self, topic: str, tables: Mapping[str, TableState], on_file: Callable[[], None]
-    ) -> dict[int, list[Run]]:
+        self, topic: str, tables: Mapping[str, TableState], replayed: Set[Place],
+        on_file: Callable[[], None],
+    ) -> tuple[dict[int, list[Run]], list[Place]]:
         folders = {BRONZE: bronze_table(topic), DLQ: dlq_table(topic)}
-        paths = [f"{folders[name]}/{path}" for name, state in tables.items()
+        paths = [(f"{folders[name]}/{path}", replayed if name == BRONZE else frozenset())
+                 for name, state in tables.items()
                  for path in state.files if path in state.objects]
         runs: dict[int, list[Run]] = {}
+        rows: list[Place] = []
         with ThreadPoolExecutor(READERS) as pool:
-            for found in pool.map(self._runs_of, paths):
+            for found, again in pool.map(self._runs_of, paths):
                 on_file()
+                rows += again
                 for partition, run in found:
                     runs.setdefault(partition, []).append(run)
-        return runs
+        return runs, rows
 
-    def _runs_of(self, path: str) -> list[tuple[int, Run]]:
+    def _runs_of(
+        self, file: tuple[str, Set[Place]]
+    ) -> tuple[list[tuple[int, Run]], list[Place]]:
+        """The runs of a file's offsets without the replayed rows, and those."""
+        path, replayed = file
         data = self._store.get(path)
         if data is None:
-            return []
+            return [], []
         table = pq.read_table(io.BytesIO(data), columns=["_kafka_partition", "_kafka_offset"])
-        return list(runs_of(table))
+        table, again = without(table, replayed)
+        return list(runs_of(table)), again
+
+
+def without(table: pa.Table, replayed: Set[Place]) -> tuple[pa.Table, list[Place]]:
+    """The rows that are not among these places, and the places of those that are."""
+    offsets = pa.array({offset for _, offset in replayed}, pa.int64())
+    suspects = pc.indices_nonzero(pc.is_in(table["_kafka_offset"], offsets)).to_pylist()
+    places = {index: (table["_kafka_partition"][index].as_py(),
+                      table["_kafka_offset"][index].as_py()) for index in suspects}
+    again = {index: place for index, place in places.items() if place in replayed}
+    if not again:
+        return table, []
+    kept = pc.invert(pc.is_in(pa.array(range(table.num_rows), pa.int64()),
+                              pa.array(again, pa.int64())))
+    return table.filter(kept), list(again.values())
 
 
 def runs_of(table: pa.Table) -> Iterator[tuple[int, Run]]:
@@ -132,6 +210,27 @@ def runs_of(table: pa.Table) -> Iterator[tuple[int, Run]]:
             pc.fill_null(pc.not_equal(pc.pairwise_diff(offsets), 1), True)).to_pylist()
         for first, behind in zip(breaks, [*breaks[1:], len(offsets)], strict=True):
             yield partition, (offsets[first].as_py(), offsets[behind - 1].as_py() + 1)
+
+
+def _last(table: DeltaTable | None, app_id: str) -> int:
+    """The last replay in a table, 0 where there is none."""
+    return 0 if table is None else table.transaction_version(app_id) or 0
+
+
+def _recorded_letters(table: DeltaTable, topic: str) -> dict[Place, int]:
+    """Place -> replay, of every row of a topic; a place that is there twice is of replay 0."""
+    found: dict[Place, int] = {}
+    for batch in table.to_pyarrow_dataset().to_batches(
+            columns=["_kafka_partition", "_kafka_offset", "replay"],
+            filter=pc.field("_kafka_topic") == topic):
+        for row in batch.to_pylist():
+            place = row["_kafka_partition"], row["_kafka_offset"]
+            found[place] = 0 if place in found else row["replay"]
+    return found
+
+
+def _named(file: DataFile) -> NamedFile:
+    return NamedFile(file.table, file.path, file.rows, file.size)
 
 
 def _active(table: DeltaTable) -> Iterator[tuple[str, ActiveFile]]:
@@ -165,5 +264,4 @@ def _claim_of_row(row: Mapping) -> Claim:
 
 
 def _claim_of(number: int, manifest: Manifest) -> Claim:
-    return Claim(number, manifest.ranges, tuple(
-        NamedFile(file.table, file.path, file.rows, file.size) for file in manifest.files))
+    return Claim(number, manifest.ranges, tuple(map(_named, manifest.files)))

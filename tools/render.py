@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from shared.version import SERVICE_VERSION
 from tools.report import Report, Status
@@ -40,12 +41,15 @@ def as_text(report: Report, *, colour: bool = False) -> str:
     return "\n".join(text)
 
 
-def as_json(report: Report, tool: str) -> str:
-    """One object in one line; its keys are an interface (docs/tools.md)."""
+def as_json(
+    report: Report, tool: str, facts: Mapping[str, object] = MappingProxyType({})
+) -> str:
+    """One object in one line; its keys are an interface (docs/tools.md).  facts: further ones."""
     return json.dumps({
         "tool": tool,
         "service_version": SERVICE_VERSION,
         "status": report.status.value,
         "lines": [{"check": line.check, "subject": line.subject, "status": line.status.value,
                    "found": line.found, "what_to_do": line.what_to_do}
-                  for line in report.lines]})
+                  for line in report.lines],
+        **facts})

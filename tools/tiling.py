@@ -12,6 +12,10 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from shared.records import BRONZE, DLQ, Range
+from tools.replay_plan import Place
+from tools.replays import (
+    NO_REPLAYS, Replayed, Replays, judge_replayed_rows, judge_replays, notes_on,
+)
 from tools.report import Line, Status
 
 CHECK = "verify"
@@ -34,12 +38,14 @@ class NamedFile:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What one record says of one topic; version: of the bronze table, None where not known."""
+    """What one record says of one topic; version: of the bronze table, None where not known.
+    sort: a replay names files as a record does, and has no ranges."""
 
     record: int
     ranges: tuple[Range, ...]
     files: tuple[NamedFile, ...]
     version: int | None = None
+    sort: str = "record"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +72,13 @@ class Holding:
 
     positions: partition -> next_offset of the bronze table.  tables: by BRONZE and DLQ.  runs:
     partition -> runs of offsets in both tables, in any order; None where data was not read.
+    replayed: places of rows of the bronze table that are decided replays, which runs leaves out.
     """
 
     positions: Mapping[int, int]
     tables: Mapping[str, TableState]
     runs: Mapping[int, Sequence[Run]] | None = None
+    replayed: Sequence[Place] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +100,7 @@ class Count:
     skipped: int = 0
     absent: int = 0
     lost: int = 0
+    replayed: int = 0
 
     def add(self, part: Range) -> None:
         """Count a range."""
@@ -112,15 +121,20 @@ class Judgement:
     notes: list[str] = field(default_factory=list)
 
 
-def judge(all_claims: Sequence[Claim], holding: Holding) -> Judgement:
+def judge(
+    all_claims: Sequence[Claim], holding: Holding, replays: Replays = NO_REPLAYS
+) -> Judgement:
     """Everything that can be told of a topic.
 
     all_claims: by record, ascending, read after the tables were: those whose commit is not in the
-    bronze table's snapshot yet may have dead letters in the other one already.
+    bronze table's snapshot yet may have dead letters in the other one already.  replays: read after
+    them, too.
     """
     found = Judgement()
     claims = [claim for claim in all_claims if _is_in(claim, holding.positions)]
     to_come = {file.path for claim in all_claims if claim not in claims for file in claim.files}
+    to_come |= {plan.path for plan in replays.undone}
+    found.count.replayed = sum(len(plan.letters) for plan in replays.done)
     parts = _by_partition(claims)
     for partition, chain in sorted(parts.items()):
         found.count.partitions += 1
@@ -132,12 +146,27 @@ def judge(all_claims: Sequence[Claim], holding: Holding) -> Judgement:
     for table in (BRONZE, DLQ):
         state = holding.tables.get(table)
         if state is not None:
-            found.wrongs += _judge_files(table, claims, state, to_come, found.notes)
+            named = claims if table == DLQ else [*claims, *map(_claim_of_replay, replays.done)]
+            found.wrongs += _judge_files(table, named, state, to_come, found.notes)
+    ends = {partition: chain[-1][1].end for partition, chain in parts.items()}
+    found.wrongs += _wrongs(judge_replays(replays, ends))
+    found.notes += notes_on(replays)
     if holding.runs is not None:
+        found.wrongs += _wrongs(judge_replayed_rows(replays, holding.replayed))
         for partition, chain in sorted(parts.items()):
             ranges = [part for _, part in chain]
             found.wrongs += judge_runs(partition, ranges, holding.runs.get(partition, ()))
     return found
+
+
+def _claim_of_replay(plan: Replayed) -> Claim:
+    file = NamedFile(BRONZE, plan.path, plan.rows, plan.size)
+    return Claim(plan.number, (), (file,), sort="replay")
+
+
+def _wrongs(found: Iterable[tuple[str, str]]) -> Iterator[Wrong]:
+    for sort, what in found:
+        yield Wrong(sort, what)
 
 
 def _is_in(claim: Claim, positions: Mapping[int, int]) -> bool:
@@ -192,7 +221,7 @@ def _judge_files(
         file, claim = claimed[path]
         if state.files[path].rows not in (None, file.rows):
             yield Wrong("rows", f"{table} file {path}: {state.files[path].rows} rows in the "
-                                f"table's log, {file.rows} in record {claim.record}")
+                                f"table's log, {file.rows} in {claim.sort} {claim.record}")
     old = _older(claims, {path: state.files[path] for path in strange})
     if old:
         notes.append(f"{table}: {sum(strange.pop(path) or 0 for path in old)} rows in {len(old)} "
@@ -210,7 +239,7 @@ def _judge_files(
         return
     for path, (file, claim) in sorted(gone.items()):
         yield Wrong("removed", f"{table} file {path} with {file.rows} rows is not in the table; "
-                               f"record {claim.record}: {_ranges(claim)}")
+                               f"{claim.sort} {claim.record}: {_ranges(claim)}")
     for path, rows in sorted(strange.items()):
         yield Wrong("foreign", f"{table} file {path} with {rows} rows is in no record")
 
@@ -235,6 +264,8 @@ def _judge_objects(table: str, state: TableState) -> Iterator[Wrong]:
 
 
 def _ranges(claim: Claim) -> str:
+    if not claim.ranges:
+        return "dead letters that became rows"
     return ", ".join(f"partition {part.partition} [{part.start}, {part.end})"
                      for part in claim.ranges)
 
@@ -306,9 +337,10 @@ def as_lines(topic: str, found: Judgement, *, deep: bool) -> Iterator[Line]:
         fates = [f"{getattr(count, name):,} {words}" for name, words in (
             ("rows", "rows"), ("dead_letters", "dead letters"), ("skipped", "skipped"),
             ("absent", "never delivered"), ("lost", "lost upstream")) if getattr(count, name)]
+        replayed = f"; {count.replayed:,} of them replayed, and rows, too" if count.replayed else ""
         yield Line(CHECK, topic, Status.OK,
                    f"{count.offsets:,} offsets of {count.partitions} partitions, each with one "
-                   f"fate: {', '.join(fates) or 'none yet'}")
+                   f"fate: {', '.join(fates) or 'none yet'}{replayed}")
 
 
 _RESTORE = ("Restore the file from the bucket's versions; a VACUUM with a short retention is the "
@@ -327,6 +359,8 @@ ADVICE = {
     "statistics": "verify --deep counts the rows themselves.",
     "double": _WRITER,
     "missing": "Those offsets are in neither table; Kafka may still have them.",
+    "replay": "Another writer was at the table of replays or at _bronze/replays/: restore what is "
+              "missing from the bucket's versions.",
     "unexplained": "More offsets are there than the records say; another writer was at the table.",
 }
 """Sort of a wrong -> what to do."""

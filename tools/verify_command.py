@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from shared.config import Config
 from supervisor.arguments import parse_strictly
 from tools.lake_command import parser_of, report_on
+from tools.replay_plan import ReplayDamaged
 from tools.report import Line, Status
 from tools.tiling import CHECK, as_lines, judge
 
@@ -43,6 +44,7 @@ def look(
     wanted = topics or tuple(sorted({*recorded, *config.topics}))
     # The claims are read again behind the tables: whatever those show is recorded by then.
     snapshots = {topic: probe.snapshot(topic) for topic in wanted}
+    replays_table = probe.table_of_replays()
     claims, behind = probe.claims()
     yield Line("ledger", "", Status.OK, f"{behind} records are not in it yet, and were read "
                                         "from the log")
@@ -62,6 +64,12 @@ def look(
                            "None, if the service has never run with it.")
                 continue
             partitions = sorted({part.partition for claim in known for part in claim.ranges})
-            holding = probe.holding(topic, snapshot, partitions, deep=deep,
-                                    on_file=lambda: progress.advance(read))
-            yield from as_lines(topic, judge(known, holding), deep=deep)
+            try:
+                replays = probe.replays(topic, snapshot, replays_table)
+            except ReplayDamaged as error:
+                yield Line(CHECK, topic, Status.FAIL, f"replay: {error}", error.what_to_do)
+                continue
+            holding = probe.holding(
+                topic, snapshot, partitions, deep=deep, on_file=lambda: progress.advance(read),
+                replayed={place for plan in replays.plans for place in plan.letters})
+            yield from as_lines(topic, judge(known, holding, replays), deep=deep)

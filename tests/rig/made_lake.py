@@ -1,7 +1,8 @@
 """A lake in a folder, made cycle by cycle by the product's own parts: no Kafka, no process.
 
 For tests of what reads a lake.  Each cycle has one file per table and topic; every seventh message
-is a dead letter, every offset that is a multiple of a hundred never had a message.
+is a dead letter, which today's checks would take if it is in partition 0; every offset that is a
+multiple of a hundred never had a message.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from workers.tables import TopicTables
 NOW_MS = 1_790_000_000_000
 DEAD_EVERY, ABSENT_EVERY = 7, 100
 TOPIC_ID = "id-1"
+FIT, UNFIT = b'{"n": 1}', b'{"n": '
+"""Values of dead letters in partition 0, which a later release takes, and in the others."""
 
 
 class MadeLake:
@@ -86,10 +89,16 @@ class MadeLake:
     def _file(self, topic: str, table: str, rows: list[tuple[int, int]]) -> DataFile:
         schema = BRONZE_FILE if table == BRONZE else DLQ_FILE
         moment = datetime.fromtimestamp(NOW_MS / 1000, UTC)
-        columns = {
+        columns: dict[str, list[object]] = {
             "_kafka_partition": [partition for partition, _ in rows],
             "_kafka_offset": [offset for _, offset in rows],
             "_kafka_timestamp": [moment] * len(rows), "_ingested_at": [moment] * len(rows)}
+        if table == DLQ:
+            columns |= {
+                "value": [FIT if partition == 0 else UNFIT for partition, _ in rows],
+                "error_class": ["json"] * len(rows),
+                "error_message": [f"refused by an older release (byte {offset})"
+                                  for _, offset in rows]}
         batch = pa.record_batch(
             [pa.array(columns.get(field.name, [None] * len(rows)), field.type)
              for field in schema], schema=schema)

@@ -1,0 +1,54 @@
+"""A topic's replays in the lake: dense numbers from 1, each object made with put-if-absent."""
+
+from __future__ import annotations
+
+from shared.errors import StorageUnavailable
+from shared.naming import record_number, replay_path, replays_prefix
+from shared.object_store import ObjectStore
+from tools.replay_plan import Plan, ReplayDamaged, decode, encode
+
+PUT_ATTEMPTS_MAX = 3
+"""The same bytes to the same place, so it does not matter which of them took effect."""
+
+
+class ReplayLog:
+    """Reads and writes one topic's plans.  Every method raises `StorageUnavailable`."""
+
+    def __init__(self, store: ObjectStore, topic: str) -> None:
+        self._store, self._topic = store, topic
+
+    def read(self, after: int = 0) -> list[Plan]:
+        """Every plan behind number `after`, in order; raises `ReplayDamaged` where one is missing
+        or cannot be read."""
+        start = replay_path(self._topic, after) if after else ""
+        found = self._store.list_after(replays_prefix(self._topic), start)
+        numbers = sorted(number for number in map(record_number, found) if number is not None)
+        wanted = list(range(after + 1, after + 1 + len(numbers)))
+        if numbers != wanted:
+            gone = sorted(set(range(after + 1, numbers[-1])) - set(numbers))
+            raise ReplayDamaged(f"replays of {self._topic}: there are {numbers[-1]}, and of them "
+                                f"{gone[:5]} are missing")
+        return [self._must_read(number) for number in numbers]
+
+    def _must_read(self, number: int) -> Plan:
+        data = self._store.get(replay_path(self._topic, number))
+        if data is None:
+            raise ReplayDamaged(f"replay {number} of {self._topic} was listed and is gone")
+        return decode(data, self._topic, number)
+
+    def put(self, plan: Plan) -> bool:
+        """Decide a plan; False when another one has its number.
+
+        Raises `StorageUnavailable` when it cannot be told: then it may be decided.
+        """
+        path, content = replay_path(self._topic, plan.number), encode(plan)
+        for attempt in range(1, PUT_ATTEMPTS_MAX + 1):
+            try:
+                if self._store.put_if_absent(path, content):
+                    return True
+                # Taken: also by an attempt of ours whose answer was lost on its way.
+                return self._store.get(path) == content
+            except StorageUnavailable:
+                if attempt == PUT_ATTEMPTS_MAX:
+                    raise
+        raise AssertionError("unreachable")
