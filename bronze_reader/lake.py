@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,9 +12,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as ds
 from deltalake import DeltaTable
-from deltalake.exceptions import TableNotFoundError
+from deltalake.exceptions import DeltaError, TableNotFoundError
 
 LEDGER = "bronze_cycles"
+REPLAYS = "dlq_replays"
+_REPLAY_COLUMNS = ["_kafka_partition", "_kafka_offset"]
 _CUT_COLUMNS = ["record", "cycle_id", "instance", "topic", "decided_at", "completed_at",
                 "valid_through", "table_version", "dlq_table_version", "dead_letters"]
 _ARRIVAL_COLUMNS = ["record", "cycle_id", "topic", "decided_at", "rows", "dead_letters", "ranges"]
@@ -162,17 +166,61 @@ class Lake:
         """The rows of a topic that came behind `after` up to and with `until`.
 
         They are found by their offsets, so it does not matter whether files were compacted since.
+        Dead letters that were replayed in between are among them, however old their offsets are;
+        where there are such, the table's log must still go back to `after` (else `VersionUnknown`).
         """
-        table = until.open(topic, dlq=dlq).to_pyarrow_dataset()
-        wanted = None
-        for span in self._spans(topic, after, until):
-            part = ((ds.field("_kafka_partition") == span.partition)
-                    & (ds.field("_kafka_offset") >= span.start)
-                    & (ds.field("_kafka_offset") < span.end))
-            wanted = part if wanted is None else wanted | part
-        if wanted is None:
-            return pa.RecordBatchReader.from_batches(table.schema, iter(()))
-        return table.scanner(filter=wanted).to_reader()
+        table = until.open(topic, dlq=dlq)
+        dataset = table.to_pyarrow_dataset()
+        parts = [(ds.field("_kafka_partition") == span.partition)
+                 & (ds.field("_kafka_offset") >= span.start)
+                 & (ds.field("_kafka_offset") < span.end)
+                 for span in self._spans(topic, after, until)]
+        if not dlq:
+            replayed = self._replayed(topic, after, table)
+            parts += [(ds.field("_kafka_partition") == partition)
+                      & ds.field("_kafka_offset").isin(offsets)
+                      for partition, offsets in replayed.items()]
+        if not parts:
+            return pa.RecordBatchReader.from_batches(dataset.schema, iter(()))
+        return dataset.scanner(filter=functools.reduce(operator.or_, parts)).to_reader()
+
+    def _replayed(
+        self, topic: str, after: Cut | int | None, table: DeltaTable
+    ) -> dict[int, list[int]]:
+        """Partition -> offsets of the dead letters that became rows behind `after`, up to this
+        version of the bronze table."""
+        last = _last_replay(table, topic)
+        if not last:
+            return {}
+        first = self._replay_at(topic, after)
+        offsets: dict[int, list[int]] = {}
+        replays = DeltaTable(self.uri_of(REPLAYS), storage_options=self.storage_options)
+        wanted = ((ds.field("_kafka_topic") == topic) & (ds.field("replay") > first)
+                  & (ds.field("replay") <= last))
+        found = replays.to_pyarrow_dataset().to_table(columns=_REPLAY_COLUMNS, filter=wanted)
+        for row in found.to_pylist():
+            offsets.setdefault(row["_kafka_partition"], []).append(row["_kafka_offset"])
+        return offsets
+
+    def _replay_at(self, topic: str, after: Cut | int | None) -> int:
+        """The last replay that the topic's table had at a cut; 0 where there was none yet."""
+        record = _record(after)
+        if record is None:
+            return 0
+        rows = self._rows(["record", "table_version"], (ds.field("status") == "committed")
+                          & (ds.field("topic") == topic) & (ds.field("record") <= record))
+        if not rows:
+            return 0
+        version = max(rows, key=lambda row: int(row["record"]))["table_version"]
+        try:
+            if version is None:
+                raise VersionUnknown(f"bronze_{topic} as of record {record}: no version is known")
+            table = DeltaTable(self.uri_of(f"bronze_{topic}"), version=version,
+                               storage_options=self.storage_options)
+        except DeltaError as error:
+            raise VersionUnknown(f"bronze_{topic} as of record {record}: its log was cleaned up "
+                                 "since, and dead letters were replayed") from error
+        return _last_replay(table, topic)
 
     def _spans(self, topic: str, after: Cut | int | None, until: Cut) -> Iterator[Span]:
         """Ranges of a partition follow each other without a hole, so one span covers them."""
@@ -234,6 +282,10 @@ def _choose(
     if not rows:
         raise CycleNotFound("no cycle in the ledger is the one that was asked for")
     return max(rows, key=lambda row: int(row["record"]))
+
+
+def _last_replay(table: DeltaTable, topic: str) -> int:
+    return int(table.transaction_version(f"bronze/{topic}/replay") or 0)
 
 
 def _record(given: Cut | int | None) -> int | None:
