@@ -246,7 +246,9 @@ def test_a_replay_killed_at_any_step_is_brought_to_its_end_by_the_next_one(
             assert done["replays"] == ([] if decided else [{"replay": 1, "letters": 10}])
             judge(world.lake, topic, world.sent)
         assert_verified(world.tool, world.topics[-1], 10)
-        assert service.health()["healthy"], service.health()
+        page = service.health()
+        assert page["http_status"] == 200
+        assert {entry["restarts"] for entry in page["topics"].values()} == {0}
         assert service.terminate() == 0
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from deltalake import DeltaTable, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 
 import bronze_reader as br
 from keeper.ledger import encode
@@ -180,6 +180,60 @@ def test_rows_between_two_cuts_are_found_also_after_a_compaction(toy: ToyLake) -
     assert toy.lake.rows_between("payments", 1, toy.lake.cut(record=2)).read_all().num_rows == 0
     dead = toy.lake.rows_between("orders", 2, last, dlq=True).read_all()
     assert sorted(dead["_kafka_offset"].to_pylist()) == [28, 29]
+
+
+def replay(toy: ToyLake, number: int, offsets: list[int]) -> None:
+    """Dead letters become rows, as `dlq replay` leaves them: recorded first, then visible."""
+    count = len(offsets)
+    places = {"_kafka_partition": pa.array([0] * count, pa.int32()),
+              "_kafka_offset": pa.array(offsets, pa.int64())}
+    done = CommitProperties(app_transactions=[Transaction("bronze/payments/replay", number)])
+    write_deltalake(toy.folder / "dlq_replays", pa.table({
+        "_kafka_topic": ["payments"] * count, **places,
+        "replay": pa.array([number] * count, pa.int64())}), mode="append", commit_properties=done)
+    write_deltalake(toy.folder / "bronze_payments", pa.table(places), mode="append",
+                    commit_properties=done)
+
+
+def offsets_between(
+    toy: ToyLake, after: br.Cut | int | None, until: int, *, dlq: bool = False
+) -> list[int]:
+    """Offsets of the rows of payments that came in between."""
+    found = toy.lake.rows_between("payments", after, toy.lake.cut(record=until), dlq=dlq)
+    return sorted(found.read_all()["_kafka_offset"].to_pylist())
+
+
+def test_rows_between_two_cuts_have_what_was_replayed_between_them(tmp_path: Path) -> None:
+    """However old its offsets are; and none of it twice, whoever asks in steps or at once."""
+    toy = ToyLake(tmp_path)
+    toy.cycle(1, "payments", dead=2)
+    toy.cycle(2, "payments", dead=1)
+    replay(toy, 1, [8])
+    toy.cycle(3, "payments")
+    replay(toy, 2, [9, 19])
+    toy.cycle(4, "orders")
+    toy.cycle(5, "payments")
+    assert offsets_between(toy, 2, 3) == [8, *range(20, 30)]
+    assert offsets_between(toy, toy.lake.cut(record=3), 5) == [9, 19, *range(30, 40)]
+    assert offsets_between(toy, 1, 2) == list(range(10, 19))
+    assert offsets_between(toy, 1, 5) == sorted([8, 9, 19, *range(10, 19), *range(20, 40)])
+    assert offsets_between(toy, None, 5) == list(range(40))
+    assert offsets_between(toy, None, 5, dlq=True) == [8, 9, 19]
+    assert offsets_between(toy, 0, 5) == list(range(40))
+
+
+def test_replays_behind_a_version_nobody_knows_are_an_error_not_a_guess(tmp_path: Path) -> None:
+    """Which of them the reader has seen already cannot be told any more."""
+    toy = ToyLake(tmp_path)
+    toy.cycle(1, "payments", dead=2, known=False)
+    toy.cycle(2, "payments", dead=1)
+    replay(toy, 1, [8])
+    toy.cycle(3, "payments")
+    with pytest.raises(br.VersionUnknown):
+        offsets_between(toy, 1, 3)
+    (toy.folder / "bronze_payments/_delta_log/00000000000000000001.json").unlink()
+    with pytest.raises(br.VersionUnknown, match="cleaned up"):
+        toy.lake._replay_at("payments", 2)
 
 
 def test_the_helper_needs_nothing_of_the_service() -> None:

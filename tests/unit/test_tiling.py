@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.records import BRONZE, DLQ, Lost, Range
-from tools.lake_probe import runs_of
+from tools.lake_probe import runs_of, without
+from tools.replays import Replayed, Replays
 from tools.report import Status
 from tools.tiling import (
     ADVICE, EXAMPLES_MAX, ActiveFile, Claim, Holding, Judgement, NamedFile, TableState, Wrong,
@@ -211,3 +212,73 @@ def test_every_sort_has_advice() -> None:
     text = __import__("pathlib").Path("tools/tiling.py").read_text()
     import re
     assert set(re.findall(r'Wrong\(\s*"(\w+)"', text)) <= ADVICE.keys()
+
+
+DONE = Replays((Replayed(1, ((0, 11), (0, 12)), "r1", 2, 70),), 1, 1, {(0, 11): 1, (0, 12): 1})
+REPLAYED = replace(with_files(BRONZE, r1=ActiveFile(70, 2, 12)), replayed=((0, 12), (0, 11)))
+
+
+def test_replayed_dead_letters_are_in_both_tables_and_counted() -> None:
+    """Their file is no stranger, and the offsets have one fate as before."""
+    found = judge(CLAIMS, REPLAYED, DONE)
+    assert (found.wrongs, found.notes) == ([], [])
+    (line,) = as_lines("orders", found, deep=True)
+    assert line.found.endswith("28 rows, 2 dead letters; 2 of them replayed, and rows, too")
+
+
+def test_a_replay_that_is_not_in_the_table_yet_is_a_note() -> None:
+    """It may be under way, or was killed; the next one brings it to its end."""
+    (note,) = judge(CLAIMS, replace(WHOLE, runs=None), replace(DONE, reached=0)).notes
+    assert "1 decided replays are not in the bronze table yet (1)" in note
+    ahead = replace(REPLAYED, replayed=(), runs=None)
+    assert sorts_of(ahead, replace(DONE, reached=0)) == set()
+
+
+def sorts_of(holding: Holding, replays: Replays) -> set[str]:
+    """The sorts of what is wrong with replays."""
+    return {wrong.sort for wrong in judge(CLAIMS, holding, replays).wrongs}
+
+
+@pytest.mark.parametrize(("replays", "sort"), [
+    (replace(DONE, plans=()), "replay"),
+    (replace(DONE, recorded={(0, 11): 1}), "replay"),
+    (replace(DONE, recorded={**DONE.recorded, (0, 12): 0}), "replay"),
+    (replace(DONE, recorded={**DONE.recorded, (0, 3): 1}), "replay"),
+    (replace(DONE, recorded=None), "replay"),
+    (replace(DONE, recorded_through=0, recorded={}), "replay"),
+    (replace(DONE, recorded_through=2), "replay"),
+    (replace(DONE, reached=2), "replay"),
+    (replace(DONE, plans=(*DONE.plans, Replayed(2, ((0, 11),), "r2", 1, 1))), "double"),
+    (replace(DONE, plans=(Replayed(1, ((0, 11), (0, 30)), "r1", 2, 70),)), "foreign"),
+])
+def test_replays_that_contradict_each_other_are_wrong(replays: Replays, sort: str) -> None:
+    """Plans, the table of replays and both tables' numbers are held against each other."""
+    assert sort in sorts_of(REPLAYED, replays)
+
+
+@pytest.mark.parametrize(("rows", "sort"), [
+    (((0, 11), (0, 12), (0, 12)), "double"), (((0, 11),), "missing"),
+    (((0, 11), (0, 12), (0, 13)), "foreign")])
+def test_deep_counts_each_replayed_row(rows: tuple[tuple[int, int], ...], sort: str) -> None:
+    """Once, no more and no less."""
+    assert sorts_of(replace(REPLAYED, replayed=rows), DONE) == {sort}
+
+
+def test_the_file_of_a_replay_must_be_in_the_table() -> None:
+    """A DELETE took it out, or its size is another."""
+    assert sorts_of(with_files(BRONZE, r1=None), DONE) == {"removed", "missing"}
+    assert sorts_of(with_files(BRONZE, r1=ActiveFile(70, 3, 12)), DONE) == {"rows", "missing"}
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 9)), max_size=30),
+       st.sets(st.tuples(st.integers(0, 2), st.integers(0, 9)), max_size=9))
+def test_replayed_rows_are_told_from_the_others_one_by_one(
+    rows: list[tuple[int, int]], replayed: set[tuple[int, int]]
+) -> None:
+    """By partition and offset together, doubles included."""
+    table = pa.table({"_kafka_partition": pa.array([p for p, _ in rows], pa.int32()),
+                      "_kafka_offset": pa.array([o for _, o in rows], pa.int64())})
+    kept, again = without(table, replayed)
+    assert sorted(again) == sorted(place for place in rows if place in replayed)
+    assert sorted(zip(*(kept[name].to_pylist() for name in kept.column_names), strict=True)) == (
+        sorted(place for place in rows if place not in replayed))
