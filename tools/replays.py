@@ -74,7 +74,8 @@ def judge_replays(replays: Replays, ends: Mapping[int, int]) -> Iterator[tuple[s
 
 def _judge_recorded(replays: Replays) -> Iterator[tuple[str, str]]:
     if replays.recorded is None:
-        yield "replay", "the table of replays cannot be read"
+        if replays.plans:
+            yield "replay", "the table of replays cannot be read"
         return
     wanted = {place: plan.number for plan in replays.plans
               if plan.number <= replays.recorded_through for place in plan.letters}

@@ -260,6 +260,9 @@ def test_a_replay_that_another_one_overtakes_at_any_step_doubles_nothing(
     world.run(1, 2)
     assert len(others) == 1
     world.assert_once(1, 2, 3)
+    named = {file.path for plan in world.plans() for file in plan.files}
+    there = {path.split("/", 1)[1] for path in world.store.objects if path.endswith(".parquet")}
+    assert there == named, "who was second left its files"
 
 
 def test_the_services_own_commits_in_between_are_no_reason_to_give_up() -> None:
@@ -285,18 +288,28 @@ def test_others_that_are_always_first_end_the_run(monkeypatch: pytest.MonkeyPatc
     world.assert_once(1)
 
 
-def test_a_number_that_another_replay_took_is_seen_and_its_plan_finished() -> None:
-    """The one that was second drops what the first has absorbed, and its own files."""
+def test_what_another_one_decided_and_left_is_finished_also_by_who_has_nothing_to_do() -> None:
+    """It took our number, has all our letters, and died."""
     world = World()
-    slow = world.replay()
-    slow.open(changing=True)
-    world.run(1, 2)
-    slow.replay([letter(2), letter(3)])
-    assert slow.done.made == {2: 1}
-    world.assert_once(1, 2, 3)
-    named = {f"{folder}/{file.path}" for plan in world.plans() for file in plan.files
-             for folder in (REPLAYS if file.table == "replays" else BRONZE,)}
-    assert {path for path in world.store.objects if path.endswith(".parquet")} == named
+
+    def decide_and_die() -> None:
+        world.tables.faults.order("commit", REPLAYS)
+        with pytest.raises(StorageUnavailable):
+            world.run(1, 2)
+
+    world.store.faults.once_before("put", replays_prefix(TOPIC), decide_and_die)
+    assert world.run(1, 2).done.finished == [1]
+    world.assert_once(1, 2)
+
+
+def test_what_the_bronze_table_shows_the_table_of_replays_has() -> None:
+    """Readers who find a replay in a version of the one look into the other for its letters."""
+    world = World()
+    world.tables.faults.order("commit", BRONZE)
+    with pytest.raises(StorageUnavailable):
+        world.run(1)
+    assert replay_app_id(TOPIC) not in world.tables.states[BRONZE].txns()
+    assert world.tables.states[REPLAYS].txns() == {replay_app_id(TOPIC): 1}
 
 
 def test_plans_that_are_missing_stop_everything() -> None:
