@@ -14,7 +14,7 @@ from shared.config import Config
 from shared.errors import CommitConflict, IngestError
 from shared.layout import Keeper
 from shared.logs import log_event
-from shared.naming import LEDGER, bronze_table, dlq_table
+from shared.naming import LEDGER, REPLAYS, bronze_table, dlq_table
 from shared.object_store import open_store
 from shared.record_log import RecordLog
 from workers.assembly import table_store
@@ -33,7 +33,7 @@ def build_turn(config: Config, block: Block) -> Turn:
     """A turn on the configured lake; makes no request yet."""
     store, clock = open_store(config.lake), SystemClock()
     tables = table_store(config, store)
-    folders = [LEDGER, *map(bronze_table, config.topics), *map(dlq_table, config.topics)]
+    folders = [LEDGER, REPLAYS, *map(bronze_table, config.topics), *map(dlq_table, config.topics)]
     return Turn(
         Ledger(store, tables, RecordLog(store), clock.unix_ms),
         [TableLog(store, tables, folder, clock.unix_ms) for folder in folders], block, clock,

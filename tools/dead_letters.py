@@ -22,7 +22,7 @@ OTHER = "-"
 """In place of a fingerprint, for all groups beyond GROUPS_MAX."""
 
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`")
-_NUMBER = re.compile(r"0[xX][0-9a-fA-F]+|\d+(?:\.\d+)?")
+_NUMBER = re.compile(r"(?<![A-Za-z]-)(?<!\d)(?:0[xX][0-9a-fA-F]+|\d+(?:\.\d+)?)")
 _SPACES = re.compile(r"\s+")
 
 

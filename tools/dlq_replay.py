@@ -69,7 +69,9 @@ class Tally:
     def refuse(self, place: Place, error_class: str, message: str) -> None:
         """Count one that stays what it is."""
         word = fingerprint(error_class, message)
-        self.refused.setdefault(word, Refused(place, error_class, message)).count += 1
+        one = self.refused.setdefault(word, Refused(place, error_class, message))
+        one.count += 1
+        one.place = min(one.place, place)
 
 
 def run(
@@ -182,6 +184,8 @@ def _rows(count: int, topic: str) -> str:
 
 def _refused(order: Order, tally: Tally) -> Iterator[Line]:
     worst = sorted(tally.refused.values(), key=lambda one: -one.count)
+    advice = ("dlq show --save FILE writes the bytes of one to a file; mend it, and give it to dlq "
+              "replay with --partition, --offset and --value-file.")
     for one in worst[:REASONS_SHOWN_MAX]:
         where = f"the first at partition {one.place[0]}, offset {one.place[1]}"
         if one.error_class == ErrorClass.HEADERS:
@@ -191,8 +195,8 @@ def _refused(order: Order, tally: Tally) -> Iterator[Line]:
         else:
             yield Line(CHECK, order.topic, Status.WARN if order.value is None else Status.FAIL,
                        f"{one.count} still malformed, {where}: {one.error_class}: {one.message}",
-                       "dlq show --save FILE writes the bytes of one to a file; mend it, and give "
-                       "it to dlq replay with --partition, --offset and --value-file.")
+                       advice)
+            advice = ""
     rest = sum(one.count for one in worst[REASONS_SHOWN_MAX:])
     if rest:
         yield Line(CHECK, order.topic, Status.WARN, f"and {rest} more of other sorts")

@@ -10,6 +10,7 @@ writers meet: the one that was second looks again.
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -134,13 +135,18 @@ class Replay:
                 self.done.made[plan.number] = len(plan.letters)
                 self._roll_forward()
                 return
-            # Its number is another's for good, so no plan will ever name these files.
-            for folder, file in self._places(plan):
-                self._store.delete(f"{folder}/{file.path}")
+            self._drop_files(plan)
             self._plans += self._log.read(after=len(self._plans))
             self._roll_forward()
         raise TableUnavailable(f"topic {self._topic}: {DECISION_ATTEMPTS_MAX} times another replay "
                                "was decided first")
+
+    def _drop_files(self, plan: Plan) -> None:
+        """Its number is another's for good, so no plan will ever name these files.  Whoever may
+        not delete data files, as the service may not, leaves them, invisible, to a VACUUM."""
+        for folder, file in self._places(plan):
+            with contextlib.suppress(StorageUnavailable):
+                self._store.delete(f"{folder}/{file.path}")
 
     def _prepare(self, letters: Sequence[Letter]) -> Plan:
         """Upload what the next plan names, still invisible."""

@@ -54,6 +54,11 @@ def test_what_differs_from_message_to_message_is_not_in_the_fingerprint(
     assert fingerprint("json", one) != fingerprint("encoding", one)
 
 
+def test_the_name_of_an_encoding_is_no_number() -> None:
+    """People read the normalised text."""
+    assert normalised("not UTF-8 or UTF-16 at 12, -5") == "not UTF-8 or UTF-16 at N, -N"
+
+
 def test_different_errors_have_different_fingerprints() -> None:
     """Two words apart is two sorts of errors."""
     assert fingerprint("json", "trailing characters") != fingerprint("json", "truncated")
@@ -157,8 +162,9 @@ def test_what_is_malformed_still_is_never_a_row() -> None:
     assert refusal(letter(1), without_headers=False) is None
     assert refusal(letter(1, UNFIT), without_headers=False) is not None
     assert refusal(letter(1, b""), without_headers=False) is not None
-    with pytest.raises(ValueError, match="flaw"):
-        bronze_rows([letter(1, UNFIT)], 1, TOPIC, NOW_MS)
+    for letters in ([letter(1, UNFIT)], [letter(1), letter(2, UNFIT)]):
+        with pytest.raises(ValueError, match="flaw"):
+            bronze_rows(letters, 1, TOPIC, NOW_MS)
 
 
 def test_lost_headers_are_no_row_unless_somebody_says_so() -> None:
@@ -263,6 +269,16 @@ def test_a_replay_that_another_one_overtakes_at_any_step_doubles_nothing(
     named = {file.path for plan in world.plans() for file in plan.files}
     there = {path.split("/", 1)[1] for path in world.store.objects if path.endswith(".parquet")}
     assert there == named, "who was second left its files"
+
+
+def test_who_may_not_delete_data_files_replays_all_the_same() -> None:
+    """The service's own key may not; the files stay, and nobody ever sees them."""
+    world = World()
+    fault = world.store.faults.order("delete", "", times=10)
+    world.store.faults.once_before("put", replays_prefix(TOPIC), lambda: world.run(1) and None)
+    world.run(1, 2)
+    assert fault.fired == 2
+    world.assert_once(1, 2)
 
 
 def test_the_services_own_commits_in_between_are_no_reason_to_give_up() -> None:

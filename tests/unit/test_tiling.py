@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.records import BRONZE, DLQ, Lost, Range
@@ -253,7 +253,7 @@ def sorts_of(holding: Holding, replays: Replays) -> set[str]:
 ])
 def test_replays_that_contradict_each_other_are_wrong(replays: Replays, sort: str) -> None:
     """Plans, the table of replays and both tables' numbers are held against each other."""
-    assert sort in sorts_of(REPLAYED, replays)
+    assert sort in sorts_of(replace(REPLAYED, runs=None), replays)
 
 
 @pytest.mark.parametrize(("rows", "sort"), [
@@ -270,6 +270,7 @@ def test_the_file_of_a_replay_must_be_in_the_table() -> None:
     assert sorts_of(with_files(BRONZE, r1=ActiveFile(70, 3, 12)), DONE) == {"rows", "missing"}
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 9)), max_size=30),
        st.sets(st.tuples(st.integers(0, 2), st.integers(0, 9)), max_size=9))
 def test_replayed_rows_are_told_from_the_others_one_by_one(
