@@ -189,14 +189,13 @@ class Lake:
     ) -> dict[int, list[int]]:
         """Partition -> offsets of the dead letters that became rows behind `after`, up to this
         version of the bronze table."""
-        last = _last_replay(table, topic)
-        if not last:
+        if not _last_replay(table, topic):
             return {}
         first = self._replay_at(topic, after)
         offsets: dict[int, list[int]] = {}
         replays = DeltaTable(self.uri_of(REPLAYS), storage_options=self.storage_options)
-        wanted = ((ds.field("_kafka_topic") == topic) & (ds.field("replay") > first)
-                  & (ds.field("replay") <= last))
+        # Later ones than this version has may be among them: their rows are not in it.
+        wanted = (ds.field("_kafka_topic") == topic) & (ds.field("replay") > first)
         found = replays.to_pyarrow_dataset().to_table(columns=_REPLAY_COLUMNS, filter=wanted)
         for row in found.to_pylist():
             offsets.setdefault(row["_kafka_partition"], []).append(row["_kafka_offset"])

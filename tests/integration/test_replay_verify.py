@@ -17,6 +17,7 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 
 from shared.naming import replay_path
 from tests.rig.made_lake import FIT, UNFIT, MadeLake
+from tests.rig.readers import DuckdbReader
 
 ROOT = Path(__file__).resolve().parents[2]
 TOPICS = ("orders", "payments")
@@ -240,3 +241,14 @@ def test_a_decided_replay_that_is_not_finished_is_told_and_finished(lake: Copy) 
     assert lake.run("dlq", "replay", "orders", "--all")["finished"] == [1]
     report = lake.run("verify", "--deep", "orders")
     assert (report["code"], report["status"]) == (0, "ok"), report
+
+
+def test_the_documented_query_gives_the_open_dead_letters(lake: Copy) -> None:
+    """docs/tools.md has it; another reader than the tools' own runs it."""
+    page = (ROOT / "docs/tools.md").read_text()
+    text = page.split("in DuckDB\n", 1)[1].split("\n\n", 1)[0]
+    assert "anti join" in text
+    lake.replayed()
+    found = DuckdbReader(None)._connection.execute(
+        text.replace("d.*", "_kafka_partition").replace("s3://lake/bronze", str(lake.folder)))
+    assert found.fetchall() == [(1,)] * FIT_LETTERS

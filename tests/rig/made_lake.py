@@ -96,7 +96,7 @@ class MadeLake:
         if table == DLQ:
             columns |= {
                 "value": [FIT if partition == 0 else UNFIT for partition, _ in rows],
-                "error_class": ["json"] * len(rows),
+                "_kafka_topic": [topic] * len(rows), "error_class": ["json"] * len(rows),
                 "error_message": [f"refused by an older release (byte {offset})"
                                   for _, offset in rows]}
         batch = pa.record_batch(
