@@ -112,7 +112,7 @@ class LakeProbe:
         reached, through = _last(snapshot.bronze, app_id), _last(table, app_id)
         recorded = None
         with contextlib.suppress(OSError, DeltaError, pa.ArrowInvalid):
-            recorded = _recorded_letters(table, topic) if table is not None else {}
+            recorded = _recorded_letters(table, topic, plans[0].number) if table and plans else {}
         return Replays(plans, reached, through, recorded)
 
     def table_of_replays(self) -> DeltaTable | None:
@@ -217,12 +217,13 @@ def _last(table: DeltaTable | None, app_id: str) -> int:
     return 0 if table is None else table.transaction_version(app_id) or 0
 
 
-def _recorded_letters(table: DeltaTable, topic: str) -> dict[Place, int]:
-    """Place -> replay, of every row of a topic; a place that is there twice is of replay 0."""
+def _recorded_letters(table: DeltaTable, topic: str, first: int) -> dict[Place, int]:
+    """Place -> replay, of every row of a topic's replays from `first` on; a place that is there
+    twice is of replay 0."""
     found: dict[Place, int] = {}
     for batch in table.to_pyarrow_dataset().to_batches(
             columns=["_kafka_partition", "_kafka_offset", "replay"],
-            filter=pc.field("_kafka_topic") == topic):
+            filter=(pc.field("_kafka_topic") == topic) & (pc.field("replay") >= first)):
         for row in batch.to_pylist():
             place = row["_kafka_partition"], row["_kafka_offset"]
             found[place] = 0 if place in found else row["replay"]

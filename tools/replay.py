@@ -70,6 +70,7 @@ class Replay:
         self._log = ReplayLog(store, topic)
         self._app_id = replay_app_id(topic)
         self._plans: list[Plan] = []
+        self._used = 0
         self._opened: dict[str, Table] = {}
         self.done = Done()
 
@@ -94,19 +95,38 @@ class Replay:
         if changing:
             self._roll_forward()
 
+    @property
+    def _last(self) -> int:
+        """The last number that is known to be used; 0 where none is."""
+        return self._plans[-1].number if self._plans else self._used
+
+    def _read_on(self) -> None:
+        """Read the plans that others have decided since."""
+        self._plans += self._log.read(after=self._plans[-1].number if self._plans else 0)
+
     def _check_number(self, folder: str, table: Table) -> None:
         """Whether the plans that are in a table are there: else numbers would be used twice."""
         reached = table.txn_version(self._app_id) or 0
-        if reached > len(self._plans):
-            self._plans += self._log.read(after=len(self._plans))
-        if reached > len(self._plans):
-            raise ReplayDamaged(f"table {folder} has replay {reached} of {self._topic}, and only "
-                                f"{len(self._plans)} are in the lake's log of replays")
+        if reached > self._last:
+            self._read_on()
+        if reached and reached not in {plan.number for plan in self._plans}:
+            raise ReplayDamaged(f"table {folder} has replay {reached} of {self._topic}, which is "
+                                "not in the lake's log of replays")
+
+    def _check_replays(self, table: Table) -> None:
+        """The same of the table of replays, where numbers of a topic that was created again may be
+        left: new ones begin behind them."""
+        reached = table.txn_version(self._app_id) or 0
+        if reached > self._last:
+            self._read_on()
+        if self._plans and reached > self._last:
+            self._check_number(REPLAYS, table)
+        self._used = reached
 
     def _open_replays(self) -> Table:
         if REPLAYS not in self._opened:
             table = ensure_table(self._store, self._tables, REPLAYS, REPLAYS_TABLE)
-            self._check_number(REPLAYS, table)
+            self._check_replays(table)
             self._opened[REPLAYS] = table
         return self._opened[REPLAYS]
 
@@ -136,7 +156,7 @@ class Replay:
                 self._roll_forward()
                 return
             self._drop_files(plan)
-            self._plans += self._log.read(after=len(self._plans))
+            self._read_on()
             self._roll_forward()
         raise TableUnavailable(f"topic {self._topic}: {DECISION_ATTEMPTS_MAX} times another replay "
                                "was decided first")
@@ -150,13 +170,14 @@ class Replay:
 
     def _prepare(self, letters: Sequence[Letter]) -> Plan:
         """Upload what the next plan names, still invisible."""
-        number, now_ms = len(self._plans) + 1, self._unix_ms()
+        number, now_ms = self._last + 1, self._unix_ms()
+        first = self._plans[0].first if self._plans else number
         files = (
             self._send(REPLAYED, REPLAYS, REPLAYS_FILE,
                        absorption_rows(letters, number, self._topic, now_ms), now_ms),
             self._send(BRONZE, bronze_table(self._topic), BRONZE_FILE,
                        bronze_rows(letters, number, self._topic, now_ms), now_ms))
-        return Plan(self._topic, number, str(uuid.uuid4()), SERVICE_VERSION, rfc3339(now_ms),
+        return Plan(self._topic, first, number, str(uuid.uuid4()), SERVICE_VERSION, rfc3339(now_ms),
                     tuple(letter.place for letter in letters), files)
 
     def _send(
@@ -179,28 +200,29 @@ class Replay:
         for plan in self._plans:
             was_undone = False
             for folder, file in self._places(plan):
-                was_undone |= self._commit(folder, file, plan.number)
+                was_undone |= self._commit(folder, file, plan)
             if was_undone and plan.number not in self.done.made:
                 self.done.finished.append(plan.number)
 
-    def _commit(self, folder: str, file: DataFile, number: int) -> bool:
+    def _commit(self, folder: str, file: DataFile, plan: Plan) -> bool:
         """Bring one file of a plan into its table, if it is not there; whether it was we who did.
 
         The answer to a commit is never trusted: after an error the table is looked at anew.
         """
-        table = self._opened[folder]
+        table, number = self._opened[folder], plan.number
         failed: StorageUnavailable | None = None
         fresh = tried = False
         for _ in range(COMMIT_ATTEMPTS_MAX):
             reached = table.txn_version(self._app_id) or 0
             if reached >= number:
                 return tried
-            if reached != number - 1 and fresh:
+            is_next = reached == number - 1 or number == plan.first
+            if not is_next and fresh:
                 raise ReplayDamaged(f"table {folder} has replay {reached} of {self._topic} and "
                                     f"lacks the ones between it and {number}")
             if failed is not None:
                 raise failed
-            if reached == number - 1:
+            if is_next:
                 self._check_file(folder, file, number)
                 tried = True
                 try:

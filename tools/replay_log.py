@@ -1,4 +1,4 @@
-"""A topic's replays in the lake: dense numbers from 1, each object made with put-if-absent."""
+"""A topic's replays in the lake: dense numbers, each object made with put-if-absent."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ class ReplayLog:
         start = replay_path(self._topic, after) if after else ""
         found = self._store.list_after(replays_prefix(self._topic), start)
         numbers = sorted(number for number in map(record_number, found) if number is not None)
-        wanted = list(range(after + 1, after + 1 + len(numbers)))
-        if numbers != wanted:
-            gone = sorted(set(range(after + 1, numbers[-1])) - set(numbers))
-            raise ReplayDamaged(f"replays of {self._topic}: there are {numbers[-1]}, and of them "
-                                f"{gone[:5]} are missing")
-        return [self._must_read(number) for number in numbers]
+        plans = [self._must_read(number) for number in numbers]
+        if plans:
+            first = after + 1 if after else plans[0].first
+            gone = sorted(set(range(first, numbers[-1])) - set(numbers))
+            if gone or numbers[0] != first:
+                raise ReplayDamaged(f"replays of {self._topic}: they go from {first} to "
+                                    f"{numbers[-1]}, and {gone[:5]} are missing")
+        return plans
 
     def _must_read(self, number: int) -> Plan:
         data = self._store.get(replay_path(self._topic, number))

@@ -31,9 +31,14 @@ class ReplayDamaged(IngestError):
 
 class Plan(msgspec.Struct, frozen=True):
     """Replay `number` of a topic: its dead letters by place, and two uploaded, invisible files:
-    rows for the bronze table, and what became of each letter for the table of replays."""
+    rows for the bronze table, and what became of each letter for the table of replays.
+
+    first: the number of the first plan of its sequence, so that none can be missing unnoticed: a
+    topic that was created again, with a new bronze table, begins behind the numbers used before.
+    """
 
     topic: str
+    first: int
     number: int
     uuid: str
     service_version: str

@@ -53,12 +53,14 @@ NO_REPLAYS = Replays()
 
 def judge_replays(replays: Replays, ends: Mapping[int, int]) -> Iterator[tuple[str, str]]:
     """(sort, what) of each thing that must not be; ends: partition -> end of what is recorded."""
-    last = replays.plans[-1].number if replays.plans else 0
-    for table, reached in (("bronze table", replays.reached),
-                           ("table of replays", replays.recorded_through)):
-        if reached > last:
-            yield "replay", (f"the {table} has replay {reached}, the lake's log of replays ends "
-                             f"at {last}")
+    numbers = {plan.number for plan in replays.plans}
+    if replays.reached and replays.reached not in numbers:
+        yield "replay", (f"the bronze table has replay {replays.reached}, which is not in the "
+                         "lake's log of them")
+    # With a smaller number, or without any plan, it is of a topic that was created again since.
+    if numbers and replays.recorded_through > max(numbers):
+        yield "replay", (f"the table of replays has replay {replays.recorded_through}, the lake's "
+                         f"log of them ends at {max(numbers)}")
     if replays.reached > replays.recorded_through:
         yield "replay", (f"the bronze table has replay {replays.reached}, the table of replays "
                          f"only goes to {replays.recorded_through}")

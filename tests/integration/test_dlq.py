@@ -69,6 +69,12 @@ class Tool:
         """Run it to its end: the JSON it printed, and the exit code as `code`."""
         return self.end_of(self.start(*argv, "--json"))
 
+    def replay_all(self, topic: str) -> dict[str, Any]:
+        """Replay all of a topic's dead letters, which must go well."""
+        done = self.run("dlq", "replay", topic, "--all")
+        assert done["code"] == 0, done
+        return done
+
     def end_of(self, process: subprocess.Popen[str]) -> dict[str, Any]:
         """The same of one that was begun."""
         out, err = process.communicate(timeout=TOOL_S)
@@ -157,11 +163,11 @@ def test_dead_letters_are_replayed_once_beside_the_service_while_its_workers_are
             if turn % 2:
                 os.kill(service.worker_pids()[topic], signal.SIGKILL)
             wait_for_position(service, lake, topic, len(sent) - 200)
-            assert tool.run("dlq", "replay", topic, "--all")["code"] == 0
+            tool.replay_all(topic)
         wait_for_position(service, lake, topic, len(sent))
         service.wait_healthy(START_S)
-        assert tool.run("dlq", "replay", topic, "--all")["code"] == 0
-        again = tool.run("dlq", "replay", topic, "--all")
+        tool.replay_all(topic)
+        again = tool.replay_all(topic)
         assert (again["replays"], again["already_replayed"]) == ([], len(sent) // 8)
         assert_verified(tool, topic, len(sent) // 8)
         send(kafka.bootstrap, topic, sent[-8:])
@@ -287,7 +293,7 @@ def test_a_lost_answer_at_any_step_neither_loses_nor_doubles(
             rule = proxy.rule(method="PUT", path_regex=path, times=1, action=action)
             world.proxied.run("dlq", "replay", topic, "--all")
             assert rule.fired == 1
-            assert world.tool.run("dlq", "replay", topic, "--all")["code"] == 0
+            world.tool.replay_all(topic)
             judge(world.lake, topic, world.sent)
         assert service.terminate() == 0
 

@@ -179,7 +179,7 @@ def move_the_number(lake: Copy) -> None:
 PLANTED: list[tuple[Callable[[Copy], None], str]] = [
     (load_the_rows_again, "foreign"),
     (delete_the_rows, "removed: bronze file"),
-    (forget_the_plan, "the lake's log of replays ends at 0"),
+    (forget_the_plan, "the bronze table has replay 1, which is not in the lake's log"),
     (forget_a_record, "replayed dead letters that the table of replays lacks: 0:7"),
     (lose_the_table_of_replays, "the table of replays only goes to 0"),
     (lose_a_file_of_it, "the table of replays cannot be read"),

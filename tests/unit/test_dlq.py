@@ -333,12 +333,36 @@ def test_plans_that_are_missing_stop_everything() -> None:
     world = World()
     world.run(1)
     world.run(2)
-    world.store.delete(replay_path(TOPIC, 1))
-    with pytest.raises(ReplayDamaged, match="1"):
-        world.replay().open(changing=True)
-    world.store.delete(replay_path(TOPIC, 2))
-    with pytest.raises(ReplayDamaged, match="has replay 2"):
-        world.replay().open(changing=False)
+    world.run(3)
+    plans = {number: world.store.objects.pop(replay_path(TOPIC, number)) for number in (1, 2, 3)}
+    for left, said in (((1, 3), r"\[2\] are missing"), ((2, 3), r"\[1\] are missing"),
+                       ((1, 2), "orders has replay 3"), ((), "orders has replay 3")):
+        world.store.objects |= {replay_path(TOPIC, number): plans[number] for number in left}
+        with pytest.raises(ReplayDamaged, match=said):
+            world.replay().open(changing=True)
+        for number in left:
+            del world.store.objects[replay_path(TOPIC, number)]
+
+
+def test_a_topic_that_was_created_again_begins_behind_its_old_numbers() -> None:
+    """Its tables and plans were moved away; the table of replays, which all topics share, stays."""
+    world = World()
+    world.run(1)
+    world.run(2)
+    for number in (1, 2):
+        world.store.delete(replay_path(TOPIC, number))
+    del world.tables.states[BRONZE]
+    world.tables.make(BRONZE, table_schema(BRONZE_FILE))
+    world.tables.states[BRONZE].append({position_app_id(TOPIC, 0): 100})
+    world.tables.faults.order("commit", REPLAYS)
+    with pytest.raises(StorageUnavailable):
+        world.run(1, 2)
+    assert world.run(1, 2, 3).done.made == {4: 1}
+    assert [(plan.first, plan.number) for plan in world.plans()] == [(3, 3), (3, 4)]
+    for folder in (BRONZE, REPLAYS):
+        assert world.tables.states[folder].txns()[replay_app_id(TOPIC)] == 4
+    assert len(world.tables.states[BRONZE].paths) == 2
+    assert len(world.tables.states[REPLAYS].paths) == 4
 
 
 def test_a_file_that_is_gone_is_never_named_by_a_table() -> None:
@@ -383,7 +407,7 @@ def test_a_topic_without_a_bronze_table_has_nothing_to_replay_to() -> None:
 
 @pytest.mark.parametrize("content", [
     b"", b"{}", b'{"plan_version": 2}', b"[1]",
-    encode(Plan("payments", 1, "u", "1", "t", (), ())), encode(Plan(TOPIC, 2, "u", "1", "t", (), ())),
+    encode(Plan("payments", 1, 1, "u", "1", "t", (), ())), encode(Plan(TOPIC, 1, 2, "u", "1", "t", (), ())),
 ])
 def test_a_plan_that_is_not_this_one_is_refused(content: bytes) -> None:
     """Copied from another topic, of a later release, or damaged."""
@@ -393,7 +417,7 @@ def test_a_plan_that_is_not_this_one_is_refused(content: bytes) -> None:
 
 def test_a_plan_is_read_as_it_was_written() -> None:
     """And lies where its topic's are."""
-    plan = Plan(TOPIC, 1, "u", "1", "t", ((0, 1), (2, 3)), ())
+    plan = Plan(TOPIC, 1, 1, "u", "1", "t", ((0, 1), (2, 3)), ())
     assert decode(encode(plan), TOPIC, 1) == plan
     assert replay_path(TOPIC, 1).startswith(replays_prefix(TOPIC))
 
@@ -401,10 +425,10 @@ def test_a_plan_is_read_as_it_was_written() -> None:
 def test_a_plan_whose_answer_was_lost_is_recognised_as_ours() -> None:
     """The client library sends again by itself, and is told that the place is taken."""
     store = MemoryStore()
-    plan = Plan(TOPIC, 1, "u", "1", "t", ((0, 1),), ())
+    plan = Plan(TOPIC, 1, 1, "u", "1", "t", ((0, 1),), ())
     store.put_if_absent(replay_path(TOPIC, 1), encode(plan))
     assert ReplayLog(store, TOPIC).put(plan)
-    assert not ReplayLog(store, TOPIC).put(Plan(TOPIC, 1, "other", "1", "t", ((0, 1),), ()))
+    assert not ReplayLog(store, TOPIC).put(Plan(TOPIC, 1, 1, "other", "1", "t", ((0, 1),), ()))
 
 
 def test_batches_are_bounded_by_number_and_by_bytes() -> None:

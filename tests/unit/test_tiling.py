@@ -189,6 +189,7 @@ def test_deep_wants_as_many_holes_as_have_a_reason() -> None:
     assert found.sort == "missing"
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 40)), max_size=60))
 def test_runs_tell_of_a_file_what_is_in_it(rows: list[tuple[int, int]]) -> None:
     """Every row is in exactly one run; a double begins a new one."""
@@ -232,6 +233,13 @@ def test_a_replay_that_is_not_in_the_table_yet_is_a_note() -> None:
     assert "1 decided replays are not in the bronze table yet (1)" in note
     ahead = replace(REPLAYED, replayed=(), runs=None)
     assert sorts_of(ahead, replace(DONE, reached=0)) == set()
+
+
+def test_old_numbers_of_a_topic_that_was_created_again_are_no_fault() -> None:
+    """The table of replays is of all topics, and keeps them; the first new plan is undone here."""
+    again = Replays((Replayed(6, ((0, 11),), "r6", 1, 7),), 0, 5, {})
+    assert sorts_of(replace(WHOLE, runs=None), again) == set()
+    assert sorts_of(replace(WHOLE, runs=None), Replays((), 0, 5, {})) == set()
 
 
 def sorts_of(holding: Holding, replays: Replays) -> set[str]:
