@@ -93,7 +93,7 @@ def run(
         replays=[{"replay": number, "letters": count}
                  for number, count in replay.done.made.items()],
         finished=undone or replay.done.finished)
-    yield from _lines(order, tally, replay, undone)
+    yield from _lines(order, tally, replay, undone, failed=failure is not None)
     if failure is not None:
         yield Line(CHECK, order.topic, Status.FAIL, f"{failure.name}: {failure}",
                    f"{failure.what_to_do} What is decided is not lost: run it again.")
@@ -104,8 +104,10 @@ def _run(
 ) -> None:
     # The dead letters first: what they show and the bronze table's positions cover has landed.
     rows = probe.dead_letters(order.topic, LETTER_COLUMNS, order.place)
+    if rows is None:
+        return
     replay.open(changing=not order.dry_run)
-    letters = map(letter_of, rows or ())
+    letters = map(letter_of, rows)
     for batch in _batches(_fit(letters, replay, order, tally, on_letter)):
         tally.fit += len(batch)
         if not order.dry_run:
@@ -152,7 +154,9 @@ def _batches(letters: Iterable[Letter]) -> Iterator[list[Letter]]:
         yield batch
 
 
-def _lines(order: Order, tally: Tally, replay: Replay, undone: list[int]) -> Iterator[Line]:
+def _lines(
+    order: Order, tally: Tally, replay: Replay, undone: list[int], *, failed: bool
+) -> Iterator[Line]:
     topic = order.topic
     for number in undone:
         yield Line(CHECK, topic, Status.WARN, f"replay {number} was decided and is not finished",
@@ -172,9 +176,11 @@ def _lines(order: Order, tally: Tally, replay: Replay, undone: list[int]) -> Ite
         yield Line(CHECK, topic, Status.WARN, f"{tally.not_landed} belong to a cycle that is not "
                                               "in the bronze table yet", "Run it again.")
     yield from _refused(order, tally)
-    if not tally.asked:
-        yield Line(CHECK, topic, Status.OK if order.place is None and order.fingerprint is None
-                   else Status.FAIL, "there is no such dead letter",
+    if not tally.asked and not failed:
+        is_fine = order.place is None and order.fingerprint is None and replay.is_open
+        yield Line(CHECK, topic, Status.OK if is_fine else Status.FAIL,
+                   "there is no such dead letter" if replay.is_open else
+                   "there is no dead letter table of this topic",
                    "dlq list names topics, fingerprints and offsets.")
 
 

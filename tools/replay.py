@@ -130,8 +130,15 @@ class Replay:
             self._opened[REPLAYS] = table
         return self._opened[REPLAYS]
 
+    @property
+    def is_open(self) -> bool:
+        """Whether `open` has found the bronze table."""
+        return bronze_table(self._topic) in self._opened
+
     def undone(self) -> list[int]:
-        """Numbers of the plans that are not in the bronze table yet."""
+        """Numbers of the plans that are not in the bronze table yet; none before `open`."""
+        if not self.is_open:
+            return []
         reached = self._opened[bronze_table(self._topic)].txn_version(self._app_id) or 0
         return [plan.number for plan in self._plans if plan.number > reached]
 

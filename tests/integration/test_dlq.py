@@ -35,6 +35,9 @@ COLUMNS = ["_kafka_partition", "_kafka_offset", "value", "headers"]
 REPLAY_COLUMNS = ["_kafka_topic", "_kafka_partition", "_kafka_offset", "replay"]
 HEADER = "_bronze_replay"
 Place = tuple[int, int]
+PATIENT = {"STORE_TIMEOUT_SECONDS": "60", "HEARTBEAT_LIMIT_SECONDS": "200",
+           "CYCLE_DEADLINE_SECONDS": "200", "STOP_DEADLINE_SECONDS": "300"}
+"""Of the tools: a request of one may wait for the whole run of another."""
 
 
 def fit(number: int) -> bytes:
@@ -57,7 +60,7 @@ class Tool:
     """`python -m supervisor dlq …` and `verify` as an operator runs them."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        self.environ = {**clean_environment(), **environ}
+        self.environ = {**clean_environment(), **environ, **PATIENT}
 
     def start(self, *argv: str) -> subprocess.Popen[str]:
         """Begin a run."""

@@ -121,6 +121,8 @@ def test_what_is_not_there_is_said(lake: Copy, tmp_path: Path) -> None:
         assert report["code"] == 1, argv
         assert all(line["what_to_do"] for line in report["lines"]), report
     assert lake.run("dlq", "list", "nobody")["status"] == "warn"
+    (line,) = lake.run("dlq", "replay", "nobody", "--all")["lines"]
+    assert line["found"] == "there is no dead letter table of this topic"
 
 
 def load_the_rows_again(lake: Copy) -> None:
