@@ -29,7 +29,7 @@ from tests.rig.strict_service import MARK
 from tests.services import KafkaService, MinioService
 from tests.waiting import wait_until
 
-TOOL_S = 90
+TOOL_S = 150
 STRICT = "tests.rig.strict_service"
 COLUMNS = ["_kafka_partition", "_kafka_offset", "value", "headers"]
 REPLAY_COLUMNS = ["_kafka_topic", "_kafka_partition", "_kafka_offset", "replay"]
