@@ -28,7 +28,7 @@ from tools.absorption import (
 )
 from tools.dead_letters import Groups, Seen, fingerprint, normalised
 from tools.dlq_command import main
-from tools.dlq_replay import Order, _batches
+from tools.dlq_replay import Order, Tally, _batches, _fit
 from tools.dlq_text import as_shown, groups_text, letter_fact, letter_text, marked
 from tools.replay import BYTES_MAX, LETTERS_MAX, Replay
 from tools.replay_log import PUT_ATTEMPTS_MAX, ReplayLog
@@ -446,6 +446,25 @@ def test_an_order_names_its_letters() -> None:
     assert Order(TOPIC, fingerprint=one.fingerprint).names(one)
     assert not Order(TOPIC, fingerprint="0" * 12).names(one)
     assert Order(TOPIC, place=(0, 7)).names(one) and not Order(TOPIC, place=(1, 7)).names(one)
+
+
+def test_each_letter_that_is_asked_for_is_replayed_or_counted() -> None:
+    """Whose cycle is not in the bronze table yet waits: its rows would come before its cycle."""
+    world, tally, looked = World(), Tally(), []
+    world.run(1)
+    replay = world.replay()
+    replay.open(changing=True)
+    letters = [letter(1), letter(2), letter(3, UNFIT), letter(4, b""), letter(5, UNFIT),
+               letter(99), letter(100), letter(6, error_message="another")]
+    order = Order(TOPIC, fingerprint=letters[0].fingerprint)
+    fit = list(_fit(letters, replay, order, tally, lambda: looked.append(1)))
+    assert [one.offset for one in fit] == [2, 99]
+    assert (tally.asked, tally.known, tally.not_landed, len(looked)) == (7, 1, 1, 8)
+    assert sorted((one.error_class, one.place[1], one.count) for one in tally.refused.values()) == [
+        ("empty", 4, 1), ("json", 3, 2)]
+    repaired = Order(TOPIC, place=(0, 3), value=FIT)
+    (one,) = _fit(letters, replay, repaired, Tally(), lambda: None)
+    assert (one.value, one.stored) == (FIT, UNFIT)
 
 
 @pytest.mark.parametrize("argv", [
