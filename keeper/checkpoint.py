@@ -13,7 +13,6 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -207,12 +206,13 @@ class TableState:
 
 
 def _known(stored: Iterable[str], paths: Set[str]) -> set[str]:
-    """Which of `paths` are in `stored`, whose names may be encoded as in a URI."""
+    """Which of `paths` are in `stored`.  A path of another form may be another name of one."""
     found = set()
     for path in stored:
-        if path.startswith("/") or "://" in path:
-            raise NotOurs(f"a file lies outside of the table's folder: {path[:80]}")
-        found |= {path, unquote(path)} & paths
+        if path.startswith("/") or ":" in path or "%" in path:
+            raise NotOurs(f"a file that may lie elsewhere: {path[:80]}")
+        if path in paths:
+            found.add(path)
     return found
 
 

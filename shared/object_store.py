@@ -2,8 +2,8 @@
 
 What the service asks of a store is little: create an object if it is absent, put, read, list and
 delete.  Every object is sent whole, in one request, but for the keeper's large ones (`writing`): of
-uploads in parts, a killed process leaves behind what no listing shows.  The same promises hold for S3 and for a
-local folder; the in-memory twin of the tests passes the same suite.
+uploads in parts, a killed process leaves behind what no listing shows.  The same promises hold for
+S3 and for a local folder; the in-memory twin of the tests passes the same suite.
 
 A folder is written through to the disk (fsync of file and folders) where the protocol relies on
 it: object_store itself creates atomically but never syncs.

@@ -2,8 +2,8 @@
 
 A handle is a snapshot.  `txn_version` and `commit` speak of the same snapshot: a commit that finds
 the table moved on is refused, so what was read before it still holds when it lands.  Only over the
-keeper's compactions it steps: they change neither rows nor positions.  After any error the handle must be refreshed and read again, for every error of a commit
-can mean that it took effect.
+keeper's compactions it steps: they change neither rows nor positions.  After any error the handle
+must be refreshed and read again, for every error of a commit can mean that it took effect.
 
 The library opens tables.  A commit is one object, the next entry of the log, put where there is
 none; decision 0016 says why it is ours.  Checkpoints are the keeper's.
@@ -41,7 +41,7 @@ CHECKPOINT_INTERVAL = 20
 COMMITS_MAX = 20_000
 """Commits looked at in one question: each is one small request."""
 COMPACTIONS_MAX = 100
-"""Compactions of ours in a row that are stepped over: the keeper makes a few between two commits."""
+"""Compactions of ours in a row that are stepped over: the keeper makes a few between commits."""
 
 
 class Table(Protocol):
@@ -59,7 +59,8 @@ class Table(Protocol):
     ) -> None:
         """Add `files` and set `txns` in one commit, if the table is still at this snapshot.
 
-        A compaction of ours is no reason to refuse: rows and positions are what they were.  Raises `CommitConflict` (moved on: nothing of this attempt is in the table unless it is
+        A compaction of ours is no reason to refuse: rows and positions are what they were.
+        Raises `CommitConflict` (moved on: nothing of this attempt is in the table unless it is
         this very commit) or `StorageUnavailable` (unknown).  In both cases `refresh`, and look.
         """
 
@@ -95,7 +96,8 @@ class TableStore(Protocol):
     def newest(self, folder: str) -> Commit | None:
         """A table's newest commit, without opening the table; None where there is no log.
 
-        Of compactions that came behind it, it has only the last one's version.  Raises `StorageUnavailable` and `TableUnavailable`.
+        Of compactions that came behind it, it has only the last one's version.  Raises
+        `StorageUnavailable` and `TableUnavailable`.
         """
 
     def append(
@@ -163,7 +165,6 @@ class DeltaStore:
             faults.append(f"it is partitioned by {partition_columns}, not {PARTITION_COLUMN}")
         if faults:
             raise TableMismatch(f"table {folder}: {'; '.join(faults)}")
-
 
     def commits(self, folder: str, since_record: int) -> list[Commit]:
         """See `TableStore`."""
