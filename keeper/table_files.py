@@ -22,7 +22,8 @@ from workers.parquet_file import EncodedRows, new_path
 from workers.schemas import PARTITION_COLUMN
 
 ROW_GROUP_BYTES = 2 * 1024 * 1024
-"""Raw.  A reader that filters skips whole row groups, and pays for each it does not skip."""
+"""Raw.  A reader that filters skips whole row groups.  With smaller ones the footer, which is in
+memory until the end, would take more than they save."""
 PLAN_FILES_MAX = 4 * BATCH_FILES_MAX
 """Files looked at for one plan; the rest has its turn later."""
 COMMIT_WITHIN_S = 3600.0

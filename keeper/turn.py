@@ -18,12 +18,12 @@ from shared.config import Config, KeeperConfig
 from shared.errors import CommitConflict, IngestError
 from shared.layout import Header, Keeper
 from shared.logs import log_event
-from shared.memory import MB
+from shared.memory import COMPACTION_BYTES, MB
 from shared.naming import LEDGER, bronze_table, dlq_table
 from shared.object_store import open_store
 from shared.record_log import RecordLog
 from workers.assembly import table_store
-from workers.pages import give_back
+from workers.pages import family_bytes, give_back
 from workers.reporter import ERROR_CHARS_MAX
 from workers.schemas import BRONZE_FILE, DLQ_FILE
 
@@ -50,8 +50,13 @@ def build_turn(config: Config, block: Block) -> Turn:
                        config.keeper.vacuum_retention_days or REMOVED_RETENTION_DAYS)
         kept.append(KeptTable(
             folder, log, TableFiles(store, log, records, folder, schema, clock)))
+    limit_bytes = config.limits.memory_limit_mb * MB
+
+    def has_room() -> bool:
+        held = family_bytes()
+        return held is None or held + COMPACTION_BYTES <= limit_bytes
     return Turn(Ledger(store, tables, records, clock.unix_ms), kept, config.keeper, block, clock,
-                give_back)
+                give_back, has_room)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +86,13 @@ class Turn:
 
     def __init__(
         self, ledger: Ledger, tables: Sequence[KeptTable], config: KeeperConfig, block: Block,
-        clock: SystemClock, give_back: Callable[[], None],
+        clock: SystemClock, give_back: Callable[[], None], has_room: Callable[[], bool],
     ) -> None:
-        """give_back: called between steps that use different code and memory."""
+        """give_back: called between steps that use different code and memory.  has_room: whether
+        what a compaction needs is free."""
         self._ledger, self._tables, self._config = ledger, tables, config
-        self._block, self._clock, self._give_back = block, clock, give_back
+        self._block, self._clock = block, clock
+        self._give_back, self._has_room = give_back, has_room
         self._work = Work()
 
     def run(self) -> bool:
@@ -134,7 +141,11 @@ class Turn:
         round_number, index = divmod(visit, len(self._tables))
         files, work = self._tables[index].files, self._work
         is_finished = True
-        if self._config.compact_target_mb:
+        if self._config.compact_target_mb and not self._has_room():
+            # A backlog is being read; it ends, or MEMORY_LIMIT_MB is too small for this load.
+            self._block.set_keeper(
+                Keeper.POSTPONED, self._block.keeper(Keeper.POSTPONED) + 1)
+        elif self._config.compact_target_mb:
             done = files.compact(self._config.compact_target_mb * MB, until)
             work.files_compacted, work.files_made = done.old, done.new
             is_finished = done.is_finished

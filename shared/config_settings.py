@@ -143,7 +143,7 @@ _CYCLE = (
     Setting("KEEPER_INTERVAL_SECONDS", Group.CYCLE, Kind.SECONDS, "60",
             "Time between two turns of the keeper, which enters finished cycles into the ledger, "
             "writes checkpoints of the tables' logs, compacts and vacuums.", 1, 3600),
-    Setting("COMPACT_TARGET_MB", Group.CYCLE, Kind.INTEGER, "128",
+    Setting("COMPACT_TARGET_MB", Group.CYCLE, Kind.INTEGER, "64",
             "Size in MB (10^6 bytes) of the files that the keeper makes out of the small ones of a "
             "day that is over; 0: it makes none.", 0, 1024),
     Setting("VACUUM_RETENTION_DAYS", Group.CYCLE, Kind.INTEGER, "7",

@@ -237,13 +237,14 @@ def taken(tmp_path: Path, *answers: Progress | Exception) -> tuple[bool, Block, 
 
 def turn_of(
     ledger: FakeLedger, block: Block, logs: Sequence[FakeTableLog] = (),
-    files: Sequence[FakeTableFiles] = (), **settings: str,
+    files: Sequence[FakeTableFiles] = (), *, has_room: bool = True, **settings: str,
 ) -> Turn:
     """A turn over twins; settings: of the keeper."""
     tables = [KeptTable(str(number), log, one)  # type: ignore[arg-type]
               for number, (log, one) in enumerate(zip(logs, files, strict=True))]
     config = make_config(environ=settings).keeper
-    return Turn(ledger, tables, config, block, FakeClock(), lambda: None)  # type: ignore[arg-type]
+    return Turn(ledger, tables, config, block, FakeClock(), lambda: None,  # type: ignore[arg-type]
+                lambda: has_room)
 
 
 def test_a_turn_goes_on_until_everything_is_entered(tmp_path: Path) -> None:
@@ -361,8 +362,8 @@ def test_files_of_one_table_are_looked_after_in_a_turn(tmp_path: Path) -> None:
     """All have their turns, and what was done is counted."""
     files = [FakeTableFiles(), FakeTableFiles()]
     block = kept_files(tmp_path, 3, files)
-    assert files[0].asked == [("compact", 128_000_000), ("vacuum", 7)] * 2
-    assert files[1].asked == [("compact", 128_000_000), ("vacuum", 7)]
+    assert files[0].asked == [("compact", 64_000_000), ("vacuum", 7)] * 2
+    assert files[1].asked == [("compact", 64_000_000), ("vacuum", 7)]
     assert files[0].visit == 1, "the second round: other dates"
     assert files[0].started_at_ms == 77
     counted = (Word.COMPACTED_FILES, Word.COMPACTION_FILES, Word.VACUUMED_FILES,
@@ -386,6 +387,14 @@ def test_either_can_be_switched_off(tmp_path: Path, setting: str, left: str) -> 
     files = [FakeTableFiles()]
     kept_files(tmp_path, 1, files, **{setting: "0"})
     assert [what for what, _ in files[0].asked] == [left]
+
+
+def test_a_compaction_waits_for_memory(tmp_path: Path) -> None:
+    """A backlog has it; the vacuum, which needs little, goes on."""
+    block, files = Block.create(tmp_path / "block", 1, b"{}"), FakeTableFiles()
+    turn_of(FakeLedger(Progress(1, 0, 0)), block, [FakeTableLog()], [files], has_room=False).run()
+    assert [what for what, _ in files.asked] == ["vacuum"]
+    assert block.keeper(Word.POSTPONED) == 1
 
 
 @pytest.mark.parametrize("unfinished", ["is_compacted", "is_vacuumed"])
