@@ -15,9 +15,11 @@ from keeper.compaction import BATCH_FILES_MAX, SMALL_SHARE, batches, closed_befo
 from keeper.table_log import DAY_MS, TableLog, removed_retention_days
 from shared.clock import SystemClock
 from shared.errors import CommitConflict, TableUnavailable
+from shared.naming import bronze_table
 from shared.object_store import Store, StoredObject
 from shared.record_log import RecordLog
 from shared.records import CycleRecord, DataFile
+from shared.replay_log import ReplayLog
 from workers.parquet_file import EncodedRows, new_path
 from workers.schemas import PARTITION_COLUMN
 
@@ -153,7 +155,8 @@ class TableFiles:
         dates = [name for name in self._store.folders(f"{self._folder}/") if _DATE.fullmatch(name)]
         slices = max(1, -(-len(dates) // DATES_PER_SWEEP))
         begin = visit % slices * DATES_PER_SWEEP
-        sweep = _Sweep(self._log, self._records, self._folder, days_min, started_at_ms,
+        replays = ReplayLog(self._store, self._folder.removeprefix(bronze_table("")))
+        sweep = _Sweep(self._log, self._records, replays, self._folder, days_min, started_at_ms,
                        self._clock.unix_ms())
         files = size = 0
         for date in dates[begin:begin + DATES_PER_SWEEP]:
@@ -172,7 +175,8 @@ class TableFiles:
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """decided: paths that records name whose commits may be still to come; days: the retention."""
+    """decided: paths that records or replays name whose commits may be still to come; days: the
+    retention."""
 
     decided: Set[str]
     state: TableState
@@ -187,10 +191,11 @@ class _Sweep:
     """
 
     def __init__(
-        self, log: TableLog, records: RecordLog, folder: str, days_min: int, started_at_ms: int,
-        now_ms: int,
+        self, log: TableLog, records: RecordLog, replays: ReplayLog, folder: str, days_min: int,
+        started_at_ms: int, now_ms: int,
     ) -> None:
-        self._log, self._records, self._folder = log, records, folder
+        self._log, self._records, self._replays = log, records, replays
+        self._folder = folder
         self._days_min, self._started_at_ms, self._now_ms = days_min, started_at_ms, now_ms
         self._facts: _Facts | None = None
 
@@ -219,6 +224,8 @@ class _Sweep:
         decided = {file.path for record in self._records.tail().records.values()
                    if isinstance(record, CycleRecord)
                    for manifest in record.manifests for file in manifest.files}
+        # A replay that was killed is brought to its end by the next one, however late.
+        decided |= {file.path for plan in self._replays.read() for file in plan.files}
         _, state = self._log.read()
         asked = removed_retention_days(state)
         if asked is None:

@@ -85,7 +85,7 @@ def _grouped(
     """Read the tables and group what is in them; complaints about topics are yielded."""
     from tools.dead_letters import Groups, seen_of
     from tools.lake_probe import LakeProbe
-    from tools.replay_plan import absorbed
+    from shared.replay_plan import absorbed
 
     probe, groups = LakeProbe(config), Groups()
     wanted = topics or sorted({*probe.topics_with_dead_letters(), *config.topics})

@@ -14,7 +14,7 @@ from tools.absorption import LETTER_COLUMNS, Letter, letter_of, refusal
 from tools.dead_letters import fingerprint
 from tools.lake_probe import LakeProbe
 from tools.replay import BYTES_MAX, LETTERS_MAX, Replay
-from tools.replay_plan import Place
+from shared.replay_plan import Place
 from tools.report import Line, Status
 from tools.words import many
 from workers.assembly import table_store

@@ -24,8 +24,8 @@ from shared.naming import (
 from shared.object_store import Store, open_store
 from shared.record_log import RecordLog
 from shared.records import BRONZE, DLQ, CycleRecord, DataFile, Lost, Manifest, Range
-from tools.replay_log import ReplayLog
-from tools.replay_plan import Place, Plan
+from shared.replay_log import ReplayLog
+from shared.replay_plan import Place, Plan
 from tools.replays import NO_REPLAYS, Replayed, Replays
 from tools.tiling import ActiveFile, Claim, Holding, NamedFile, Run, TableState
 

@@ -1,6 +1,6 @@
 """Replays dead letters of one topic: each becomes a row of the bronze table exactly once.
 
-A replay is decided by one object, its plan (tools/replay_plan.py), as a cycle is by its record.
+A replay is decided by one object, its plan (shared/replay_plan.py), as a cycle is by its record.
 Before it exists, nothing shows; once it exists, it is rolled forward: the table of replays first,
 the bronze table second, each by one commit that sets the table's `txn` from the number before to
 this one, and is made only if it still is the number before.  So it may be killed at any moment and
@@ -28,8 +28,8 @@ from shared.version import SERVICE_VERSION
 from tools.absorption import (
     REPLAYS_FILE, REPLAYS_TABLE, Letter, absorption_rows, bronze_rows,
 )
-from tools.replay_log import ReplayLog
-from tools.replay_plan import REPLAYED, Place, Plan, ReplayDamaged, absorbed
+from shared.replay_log import ReplayLog
+from shared.replay_plan import REPLAYED, Place, Plan, ReplayDamaged, absorbed
 from workers.delta_table import Table, TableStore
 from workers.parquet_file import ParquetFile
 from workers.schemas import BRONZE_FILE, table_schema

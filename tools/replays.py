@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tools.replay_plan import Place
+from shared.replay_plan import Place
 
 EXAMPLES_MAX = 5
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from shared.records import BRONZE, DLQ, Range
-from tools.replay_plan import Place
+from shared.replay_plan import Place
 from tools.replays import (
     NO_REPLAYS, Replayed, Replays, judge_replayed_rows, judge_replays, notes_on,
 )

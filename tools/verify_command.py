@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from shared.config import Config
 from supervisor.arguments import parse_strictly
 from tools.lake_command import parser_of, report_on
-from tools.replay_plan import ReplayDamaged
+from shared.replay_plan import ReplayDamaged
 from tools.report import Line, Status
 from tools.tiling import CHECK, as_lines, judge
 

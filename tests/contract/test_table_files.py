@@ -25,6 +25,8 @@ from shared.errors import CommitConflict, StorageUnavailable, TableUnavailable
 from shared.object_store import Store, open_store
 from shared.record_log import RecordLog
 from shared.records import BRONZE, CycleRecord, DataFile, Manifest, StartRecord, encode
+from shared.replay_log import ReplayLog
+from shared.replay_plan import Plan
 from tests.fakes.clock import FakeClock
 from tests.fakes.config import make_config
 from tests.rig.readers import DuckdbReader
@@ -502,6 +504,18 @@ def test_what_a_dead_service_has_sent_is_deleted_after_long(lake: Lake) -> None:
     assert lake.vacuum() == Vacuumed()
     age(lake, 2)
     assert lake.vacuum().files == 1
+
+
+def test_a_file_of_a_decided_replay_stays_for_whoever_finishes_it(lake: Lake) -> None:
+    """A killed replay may lie for months; a file of no replay beside it goes."""
+    lake.fill(1)
+    named, other = lake.send(3), lake.send(3)
+    plan = Plan("orders", 1, 1, "u", "1", rfc3339(lake.clock.unix_ms()), ((0, 1),), (named,))
+    assert ReplayLog(lake.store, "orders").put(plan)
+    lake.now += 100 * DAY_S
+    assert lake.vacuum().files == 1
+    assert lake.store.size(f"{FOLDER}/{named.path}") == named.size
+    assert lake.store.size(f"{FOLDER}/{other.path}") is None
 
 
 def test_a_decided_file_stays_until_it_is_committed(lake: Lake) -> None:

@@ -55,7 +55,7 @@ PURE = (
     "healthcheck/drawing.py",
     "tools/findings.py", "tools/check.py", "tools/tiling.py", "tools/gaps.py",
     "tools/report.py", "tools/render.py", "tools/dead_letters.py", "tools/dlq_text.py",
-    "tools/replay_plan.py", "tools/replays.py", "tools/absorption.py",
+    "shared/replay_plan.py", "tools/replays.py", "tools/absorption.py",
     "tools/address.py", "tools/health.py", "tools/status.py", "tools/loss.py", "tools/causes.py",
     "tools/rules.py", "tools/diagnosis.py", "tools/doctor.py", "tools/words.py",
 )

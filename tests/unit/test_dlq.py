@@ -31,8 +31,8 @@ from tools.dlq_command import main
 from tools.dlq_replay import Order, Tally, _batches, _fit
 from tools.dlq_text import as_shown, groups_text, letter_fact, letter_text, marked
 from tools.replay import BYTES_MAX, LETTERS_MAX, Replay
-from tools.replay_log import PUT_ATTEMPTS_MAX, ReplayLog
-from tools.replay_plan import Plan, ReplayDamaged, decode, encode
+from shared.replay_log import PUT_ATTEMPTS_MAX, ReplayLog
+from shared.replay_plan import Plan, ReplayDamaged, decode, encode
 from workers.schemas import BRONZE_FILE, table_schema
 
 TOPIC, BRONZE = "orders", "bronze_orders"

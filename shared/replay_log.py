@@ -5,7 +5,7 @@ from __future__ import annotations
 from shared.errors import StorageUnavailable
 from shared.naming import record_number, replay_path, replays_prefix
 from shared.object_store import ObjectStore
-from tools.replay_plan import Plan, ReplayDamaged, decode, encode
+from shared.replay_plan import Plan, ReplayDamaged, decode, encode
 
 PUT_ATTEMPTS_MAX = 3
 """The same bytes to the same place, so it does not matter which of them took effect."""
