@@ -25,7 +25,7 @@ ENTRIES_LIE_IN = {"Alerts", "Exit codes", "Health reasons"}
 NO_ENTRIES = {
     "Other endings",
     "These heal by themselves", "These stop a topic until somebody acts", "These end the service",
-    "These concern the page only",
+    "These concern replays of dead letters only", "These concern the page only",
 }
 """Headings in those chapters that only introduce others."""
 SAID_IN_CODE = re.compile(r'(?:"name": |error=)"([A-Z]\w+)"')
