@@ -85,7 +85,7 @@ class TableLog:
         """The newest version and what the log adds up to; raises `NotOurs`."""
         hint, last, newest = self._find()
         if newest < 0:
-            raise TableUnavailable(f"table {self._folder} has no log")
+            raise NotOurs("there is no table")
         return newest, self._state(hint, last, newest)
 
     def replace(self, version: int, old: Sequence[LiveFile], new: DataFile) -> int:
