@@ -73,8 +73,8 @@ class Keeper(IntEnum):
     NEXT_RECORD: the first one that is not in the ledger yet, 0 before the first turn; BEHIND: how
     many records there are from it on.  LAST_TURN_*: of the last one that went well to its end.
     COMPACTED_FILES became COMPACTION_FILES; VISITS: of a table whose files were looked after, one
-    in a turn; UNFINISHED: the last one ended for want of time; POSTPONED: visits without a compaction
-    for want of memory.
+    in a turn; UNFINISHED: the last one ended for want of time; POSTPONED: visits without a
+    compaction for want of memory.
     """
 
     NEXT_RECORD = 0
