@@ -5,6 +5,9 @@
     <lake>/bronze_cycles/           the ledger: one row per cycle and topic
     <lake>/_bronze/log/{number:020d}.json   start and cycle records
     <lake>/_bronze/tables/{table}.json      this table was made once
+    <lake>/rewind_{name}_bronze_{topic}/    what a rewind has read again, and its dead letters
+    <lake>/rewind_{name}_dlq_bronze_{topic}/
+    <lake>/_bronze/rewinds/{name}/{topic}/  its plan and its records
 
 Kafka's legal topic names (letters, digits, `.`, `_`, `-`) are safe as one path segment, so a
 table's name holds its topic's verbatim.  Kafka allows 249 characters; file systems and MinIO allow
@@ -12,6 +15,8 @@ table's name holds its topic's verbatim.  Kafka allows 249 characters; file syst
 """
 
 from __future__ import annotations
+
+import re
 
 LOG_PREFIX = "_bronze/log/"
 NAME_CHARACTERS_MAX = 255 - len("dlq_bronze_") - len(".json")
@@ -33,6 +38,31 @@ LEDGER_TOPIC = "cycles"
 LEDGER = bronze_table(LEDGER_TOPIC)
 LEDGER_APP_ID = "bronze/cycles"
 """The `txn` app id whose version is the next record that belongs into the ledger."""
+
+
+REWINDS_PREFIX = "_bronze/rewinds/"
+_REWIND_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+"""Without `_`, so that a table's name says which part of it is the rewind's."""
+
+
+def is_rewind_name(name: str) -> bool:
+    """Whether a rewind may be called so."""
+    return _REWIND_NAME.fullmatch(name) is not None
+
+
+def rewind_prefix(name: str) -> str:
+    """What stands before the usual names of a topic's tables in those of a rewind's."""
+    return f"rewind_{name}_"
+
+
+def rewind_name_characters_max(topic: str) -> int:
+    """Of a rewind's name, so that the longest name made of it fits beside the topic's."""
+    return NAME_CHARACTERS_MAX - len(rewind_prefix("")) - len(topic)
+
+
+def rewind_folder(name: str, topic: str) -> str:
+    """Where a rewind's plan and records lie under the lake."""
+    return f"{REWINDS_PREFIX}{name}/{topic}/"
 
 
 def position_app_id(topic: str, partition: int) -> str:

@@ -34,6 +34,7 @@ TOOLS: Mapping[str, Tool] = {
     "verify": Tool("tools.verify_command", "prove that every offset has exactly one fate"),
     "gaps": Tool("tools.gaps_command", "list offsets without a row, and why"),
     "cut": Tool("tools.cut_command", "tell the versions that show all tables at one cycle"),
+    "rewind": Tool("tools.rewind_command", "read offsets of a topic again, into other tables"),
 }
 """By name.  Tools are imported when they are asked for: to the service they cost nothing."""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable, Iterable
+from datetime import datetime
 
 from shared.config import Config, ConfigError, load
 from shared.exit_codes import ExitCode
@@ -43,3 +45,21 @@ def report_on(name: str, look: Callable[[Config], Iterable[Line]], *, as_machine
 def _print(report: Report, name: str, as_machine: bool) -> None:
     colour = wants_colour(os.environ, sys.stdout.isatty())
     print(as_json(report, name) if as_machine else as_text(report, colour=colour))
+
+
+def number(text: str) -> int:
+    """An argument that is a whole number."""
+    if text.isascii() and text.isdigit() and len(text) <= 18:
+        return int(text)
+    raise argparse.ArgumentTypeError("is not a whole number")
+
+
+def moment(text: str) -> datetime:
+    """An argument that is a time, as RFC 3339 writes it."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError("is not a time like 2026-11-28T12:00:00Z") from None
+    if found.tzinfo is None:
+        raise argparse.ArgumentTypeError("has no zone; end it with Z for UTC")
+    return found

@@ -22,6 +22,7 @@ from shared.object_store import Store, open_store
 from shared.record_log import RecordLog
 from shared.records import BRONZE, DLQ, CycleRecord, Lost, Manifest, Range
 from tools.tiling import ActiveFile, Claim, Holding, NamedFile, Run, TableState
+from workers.schemas import TIMESTAMP
 
 READERS = 4
 """Data files read at once by `--deep`; each is held whole for a moment."""
@@ -91,6 +92,23 @@ class LakeProbe:
                   if table is not None}
         runs = self._runs(topic, tables, on_file) if deep else None
         return Holding(positions, tables, runs)
+
+    def first_at(self, topic: str, partition: int, time_ms: int, below: int) -> int | None:
+        """The lowest offset below `below` that either table has of a message whose timestamp is
+        not before `time_ms`.  Reads files that may have such, one batch at a time."""
+        snapshot = self.snapshot(topic)
+        moment = pa.scalar(time_ms * 1000, TIMESTAMP)
+        wanted = ((pc.field("_kafka_partition") == partition) & (pc.field("_kafka_offset") < below)
+                  & (pc.field("_kafka_timestamp") >= moment))
+        lowest = None
+        for table in (snapshot.bronze, snapshot.dlq):
+            batches = () if table is None else table.to_pyarrow_dataset().to_batches(
+                columns=["_kafka_offset"], filter=wanted, batch_readahead=1, fragment_readahead=1)
+            for batch in batches:
+                found = pc.min(batch.column(0)).as_py()
+                if found is not None and (lowest is None or found < lowest):
+                    lowest = found
+        return lowest
 
     def _state(self, folder: str, table: DeltaTable) -> TableState:
         prefix = f"{folder}/"
