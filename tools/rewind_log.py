@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from shared.errors import CommitConflict, UnsupportedRecord
+from shared.errors import CommitConflict, StorageUnavailable, UnsupportedRecord
 from shared.naming import record_number, rewind_folder
 from shared.object_store import ObjectStore
 from shared.records import Manifest, decode_manifest, encode
@@ -35,12 +35,16 @@ class RewindLog:
         return None if data is None else decode_plan(data)
 
     def begin(self, plan: Plan) -> Plan:
-        """Make the plan; the one that stands there if somebody was faster."""
-        if self._store.put_if_absent(self._folder + PLAN, encode_plan(plan)):
-            return plan
+        """Make the plan, and read back what stands there: somebody may have been faster, and an
+        error tells nothing.  Raises `Refused`."""
+        failed: StorageUnavailable | None = None
+        try:
+            self._store.put_if_absent(self._folder + PLAN, encode_plan(plan))
+        except StorageUnavailable as error:
+            failed = error
         found = self.plan()
         if found is None:
-            raise CommitConflict(f"{self._folder}{PLAN} was there and is gone")
+            raise failed or CommitConflict(f"{self._folder}{PLAN} was there and is gone")
         return found
 
     def numbers(self) -> list[int]:

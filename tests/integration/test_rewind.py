@@ -161,3 +161,221 @@ def test_back_to_an_offset_a_time_and_a_cycle(past: Past) -> None:
     past.judge("d", {0: 0, 1: 0}, past.middle)
     assert past.scene.positions(past.topic) == before
     past.scene.judge()
+
+
+@pytest.fixture(scope="module")
+def kept(service_provider: Any) -> Iterator[dict[str, Past]]:
+    """Give a place for a scene that is only read, so that it is made once."""
+    yield {}
+
+
+@pytest.fixture
+def shared_past(
+    kept: dict[str, Past], kafka: KafkaService, minio: MinioService, topic_names: TopicNames,
+    lake_prefix: str,
+) -> Past:
+    """Give a scene that the tests of this module share; each rewinds into a name of its own."""
+    if "past" not in kept:
+        kept["past"] = Past(Scene(kafka, minio, topic_names(1), lake_prefix,
+                                  partitions=PARTITIONS))
+    return kept["past"]
+
+
+REWIND = r"/_bronze/rewinds/[^/]+/[^/]+"
+POINTS: Mapping[str, tuple[str, bool, Action, int]] = {
+    "plan not sent": (REWIND + r"/plan\.json$", False, RESET_BEFORE, 0),
+    "plan made": (REWIND + r"/plan\.json$", True, RESET_AFTER, 0),
+    "table made": (r"/rewind_.*_bronze_.*/_delta_log/0{20}\.json$", True, PASS, 0),
+    "tables made": (r"/rewind_.*_dlq_bronze_.*/_delta_log/0{20}\.json$", True, PASS, 0),
+    "begin not sent": (r"/rewind_[^_]+_bronze_.*/_delta_log/0{19}1\.json$", False,
+                       RESET_BEFORE, 0),
+    "begun": (r"/rewind_[^_]+_bronze_.*/_delta_log/0{19}1\.json$", True, RESET_AFTER, 0),
+    "uploaded": (r"/rewind_.*\.parquet$", True, PASS, 2),
+    "record not sent": (REWIND + r"/\d+\.json$", False, RESET_BEFORE, 1),
+    "decided": (REWIND + r"/\d+\.json$", True, RESET_AFTER, 1),
+    "dead letters not sent": (r"/rewind_[^_]+_dlq_bronze_.*/_delta_log/\d{19}[1-9]\.json$", False,
+                              RESET_BEFORE, 1),
+    "dead letters in": (r"/rewind_[^_]+_dlq_bronze_.*/_delta_log/\d{19}[1-9]\.json$", True,
+                        RESET_AFTER, 1),
+    "rows in": (r"/rewind_[^_]+_bronze_.*/_delta_log/\d{19}[2-9]\.json$", True, RESET_AFTER, 1),
+}
+"""Step -> the PUT that marks it, whether it strikes before or after the store has it, what becomes
+of the request or its answer, and how many such requests are let alone first."""
+
+
+@pytest.fixture
+def proxy(minio: MinioService) -> Iterator[S3Proxy]:
+    """Give a proxy before the store, and fail when one of its callbacks failed."""
+    with S3Proxy(minio.endpoint) as made:
+        yield made
+        assert made.errors == []
+
+
+@pytest.mark.parametrize("step", POINTS)
+def test_killed_at_a_step_and_run_again_every_offset_is_there_once(
+    step: str, shared_past: Past, proxy: S3Proxy
+) -> None:
+    """SIGKILL between two requests; the next run goes on, by what the lake holds."""
+    past, name = shared_past, step.replace(" ", "-")
+    path, is_after, action, skip = POINTS[step]
+    environ = past.environ | SMALL_CHUNKS | {"AWS_ENDPOINT_URL": proxy.endpoint}
+    argv = [past.topic, "--to-offset", "0:7,1:11", "--into", name]
+    tool = subprocess.Popen(
+        [sys.executable, "-m", "supervisor", "rewind", *argv], cwd=ROOT,
+        env=clean_environment() | environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def kill(_: object) -> None:
+        os.kill(tool.pid, signal.SIGKILL)
+
+    rule = proxy.rule(method="PUT", path_regex=path, action=action, times=1, skip=skip,
+                      on_match=None if is_after else kill, on_effect=kill if is_after else None)
+    assert tool.wait(TOOL_S) == -signal.SIGKILL
+    assert rule.fired == 1
+    proxy.clear()
+    code, report = rewind(environ, *argv)
+    assert code == 0, report
+    past.judge(name, {0: 7, 1: 11}, past.ends)
+    assert past.commits(name) > 3
+
+
+@pytest.mark.parametrize("step", ["plan made", "begun", "decided", "dead letters in", "rows in"])
+def test_an_answer_that_is_lost_is_read_back(
+    step: str, shared_past: Past, proxy: S3Proxy
+) -> None:
+    """An error of a commit is a question, not an answer."""
+    past, name = shared_past, f"lost-{step.replace(' ', '-')}"
+    path, _, _, skip = POINTS[step]
+    rule = proxy.rule(method="PUT", path_regex=path, action=RESET_AFTER, times=2, skip=skip)
+    code, report = rewind(
+        past.environ | SMALL_CHUNKS | {"AWS_ENDPOINT_URL": proxy.endpoint},
+        past.topic, "--to-offset", "0:7,1:11", "--into", name)
+    assert code == 0, report
+    assert rule.fired >= 1
+    past.judge(name, {0: 7, 1: 11}, past.ends)
+
+
+def test_two_runs_at_once_put_no_row_twice(shared_past: Past) -> None:
+    """What one of them has decided, the other one leaves to it."""
+    past = shared_past
+    argv = [sys.executable, "-m", "supervisor", "rewind", "--json", past.topic, "--to-offset",
+            "0:0,1:0", "--into", "twins"]
+    tools = [subprocess.Popen(argv, cwd=ROOT, env=clean_environment() | past.environ | SMALL_CHUNKS,
+                              stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    told = [tool.communicate(timeout=TOOL_S)[0] for tool in tools]
+    assert [tool.returncode for tool in tools] == [0, 0], told
+    past.judge("twins", {0: 0, 1: 0}, past.ends)
+
+
+def test_what_must_not_be_begun_is_refused_and_nothing_is_made(shared_past: Past) -> None:
+    """Nothing behind it; a partition that is not there; another request of the same name."""
+    past = shared_past
+    ends = ",".join(f"{part}:{offset}" for part, offset in past.ends.items())
+    for argv in (["--to-offset", ends], ["--to-time", "2100-01-01T00:00:00Z"],
+                 ["--to-cycle", str(past._newest_cycle())]):
+        code, report = rewind(past.environ, past.topic, *argv, "--into", "nothing")
+        assert code == 0 and "nothing is to be read again" in texts(report), report
+    for argv, words in (
+        (["--to-offset", "7:0"], "has no position for 1 partition: 7"),
+        (["--to-cycle", "99999"], "CycleNotFound"),
+        (["--to-offset", "0:0", "--until-offset", "9:1"], "has no position"),
+    ):
+        code, report = rewind(past.environ, past.topic, *argv, "--into", "nothing")
+        assert code == 1 and words in texts(report), report
+    assert past.commits("nothing") == 0
+    code, report = rewind(past.environ, "no-such-topic", "--to-offset", "0:0")
+    assert code == 1 and "KAFKA_TOPICS" in texts(report)
+
+    begin = ["--until-offset", "0:40", "--into", "taken"]
+    assert rewind(past.environ, past.topic, "--to-offset", "0:0", *begin)[0] == 0
+    past.judge("taken", {0: 0}, {0: 40})
+    code, report = rewind(past.environ, past.topic, "--to-offset", "0:1", *begin)
+    assert code == 1 and "was begun to offset 0:0 until offset 0:40" in texts(report)
+
+
+def test_beside_a_running_service_nobody_notices(
+    kafka: KafkaService, minio: MinioService, topic_names: TopicNames, lake_prefix: str
+) -> None:
+    """Its group, its offsets and its tables are its own; both are judged, and verify passes."""
+    scene = Scene(kafka, minio, topic_names(1), lake_prefix, partitions=PARTITIONS)
+    topic = scene.topics[0]
+    with scene.service(KEEPER_INTERVAL_SECONDS="1") as service, scene.producer() as producer:
+        service.wait_healthy(START_S)
+        producer.start_background(400)
+        wait_until(lambda: min((position or 0 for position in scene.positions(topic).values()),
+                               default=0) > 300, LANDING_S, "something has landed")
+        rebalances = service.get("/metrics")[1].decode().count("rebalance")
+        code, report = rewind(scene.environ | SMALL_CHUNKS, topic, "--to-offset", "0:0,1:0",
+                              "--into", "beside")
+        assert code == 0, report
+        plan = json.loads(open_lake(scene.lake_uri, scene.options).open_input_stream(
+            f"_bronze/rewinds/beside/{topic}/plan.json").read())
+        assert service.get("/metrics")[1].decode().count("rebalance") == rebalances
+        assert kafka.committed_offsets("bronze-rewind", topic) == {}
+        page = service.health()
+        assert page["status"] == "healthy" and page["topics"][topic]["restarts"] == 0
+        producer.stop_background()
+        scene.wait_landed(service, LANDING_S)
+        assert service.terminate() == 0
+    scene.judge()
+    ends = {part["partition"]: part["end"] for part in plan["parts"]}
+    check(scene.ledger, scene.lake_uri, scene.options, [topic], prefix="rewind_beside_",
+          spans={partition: (0, end) for partition, end in ends.items()}).assert_ok()
+    done = subprocess.run(
+        [sys.executable, "-m", "supervisor", "verify", "--deep", "--json"], cwd=ROOT,
+        env=clean_environment() | scene.environ, capture_output=True, text=True, timeout=TOOL_S,
+        check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_what_kafka_has_deleted_is_named_and_takes_a_word_to_go_on(
+    kafka: KafkaService, minio: MinioService, topic_names: TopicNames, lake_prefix: str
+) -> None:
+    """By offset and by time, exactly; with --allow-gaps the rest is read and the loss recorded."""
+    past = Past(Scene(kafka, minio, topic_names(1), lake_prefix, partitions=PARTITIONS))
+    low = past.middle[0] - 100
+    kafka.delete_records(past.topic, {0: low})
+    argv = [past.topic, "--to-offset", "0:10,1:0", "--into", "gap"]
+    code, report = rewind(past.environ, *argv)
+    assert code == 1
+    assert f"Kafka no longer has {low - 10} offsets of it: partition 0: [10, {low})" in texts(report)
+    assert past.commits("gap") == 0
+    first = past.scene.ledger.partition(past.topic, 0).kinds.find(Kind.VALID)
+    code, report = rewind(past.environ, past.topic, "--to-time", "2000-01-01T00:00:00Z",
+                          "--into", "time", "--dry-run")
+    assert code == 1 and f"partition 0: [{first}, {low})" in texts(report), report
+
+    code, report = rewind(past.environ, *argv, "--allow-gaps")
+    assert code == 0, report
+    assert f"offsets [10, {low}) are in none: retention" in texts(report)
+    past.judge("gap", {0: low, 1: 0}, past.ends)
+    code, report = rewind(past.environ, *argv)
+    assert code == 0 and "complete already" in texts(report)
+
+
+def test_retention_that_overtakes_a_run_stops_the_next_one(
+    kafka: KafkaService, minio: MinioService, topic_names: TopicNames, lake_prefix: str,
+    proxy: S3Proxy,
+) -> None:
+    """A killed run's rest may be gone when it is gone on with: it is named before it is passed."""
+    past = Past(Scene(kafka, minio, topic_names(1), lake_prefix, partitions=PARTITIONS))
+    argv = [past.topic, "--to-offset", "0:0,1:0", "--into", "late"]
+    tool = subprocess.Popen(
+        [sys.executable, "-m", "supervisor", "rewind", *argv], cwd=ROOT,
+        env=clean_environment() | past.environ | SMALL_CHUNKS
+        | {"AWS_ENDPOINT_URL": proxy.endpoint},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    proxy.rule(method="PUT", path_regex=REWIND + r"/\d+\.json$", action=RESET_BEFORE, skip=2,
+               on_match=lambda _: os.kill(tool.pid, signal.SIGKILL))
+    assert tool.wait(TOOL_S) == -signal.SIGKILL
+    low = past.ends[0] - 50
+    kafka.delete_records(past.topic, {0: low})
+    code, report = rewind(past.environ, *argv)
+    assert code == 1 and f", {low})" in texts(report), report
+    code, report = rewind(past.environ, *argv, "--allow-gaps")
+    assert code == 0, report
+    lost = [line["found"] for line in report["lines"] if "are in none" in line["found"]]
+    assert len(lost) == 1 and f", {low}) are in none" in lost[0]
+    start = int(lost[0].split("[")[1].split(",")[0])
+    past.scene.ledger.partition(past.topic, 0).forgive(start, low)
+    check(past.scene.ledger, past.scene.lake_uri, past.scene.options, [past.topic],
+          prefix="rewind_late_", spans={0: (0, past.ends[0]), 1: (0, past.ends[1])}).assert_ok()
