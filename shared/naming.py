@@ -60,9 +60,14 @@ def rewind_name_characters_max(topic: str) -> int:
     return NAME_CHARACTERS_MAX - len(rewind_prefix("")) - len(topic)
 
 
+def rewind_folders(name: str) -> str:
+    """Where the folders of all topics' rewinds of that name lie under the lake."""
+    return f"{REWINDS_PREFIX}{name}/"
+
+
 def rewind_folder(name: str, topic: str) -> str:
-    """Where a rewind's plan and records lie under the lake."""
-    return f"{REWINDS_PREFIX}{name}/{topic}/"
+    """Where a topic's plan and records lie there."""
+    return f"{rewind_folders(name)}{topic}/"
 
 
 def position_app_id(topic: str, partition: int) -> str:

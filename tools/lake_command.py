@@ -10,6 +10,7 @@ from datetime import datetime
 
 from shared.config import Config, ConfigError, load
 from shared.exit_codes import ExitCode
+from shared.naming import is_rewind_name
 from supervisor.arguments import Parser
 from tools.check import judge_defect, judge_faults
 from tools.check_command import secrets_of
@@ -63,3 +64,10 @@ def moment(text: str) -> datetime:
     if found.tzinfo is None:
         raise argparse.ArgumentTypeError("has no zone; end it with Z for UTC")
     return found
+
+
+def rewind_name(text: str) -> str:
+    """An argument that is the name of a rewind."""
+    if is_rewind_name(text):
+        return text
+    raise argparse.ArgumentTypeError("is not 1 to 40 of a-z, 0-9 and -, a letter or digit first")

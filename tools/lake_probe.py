@@ -16,11 +16,12 @@ from deltalake.exceptions import TableNotFoundError
 
 from shared.config import Config
 from shared.naming import (
-    LEDGER, LEDGER_APP_ID, bronze_table, dlq_table, position_app_id,
+    LEDGER, LEDGER_APP_ID, bronze_table, dlq_table, position_app_id, rewind_folders,
 )
 from shared.object_store import Store, open_store
 from shared.record_log import RecordLog
 from shared.records import BRONZE, DLQ, CycleRecord, Lost, Manifest, Range
+from tools.rewind_log import RewindLog
 from tools.tiling import ActiveFile, Claim, Holding, NamedFile, Run, TableState
 from workers.schemas import TIMESTAMP
 
@@ -44,10 +45,11 @@ class LakeProbe:
         self._uri, self._options = config.lake.uri, config.lake.storage_options()
         self._store: Store = open_store(config.lake)
 
-    def snapshot(self, topic: str) -> Snapshot:
-        """The bronze table first: what it has, the dead letter table has, too."""
-        bronze = self._open(bronze_table(topic))
-        return Snapshot(bronze, self._open(dlq_table(topic)))
+    def snapshot(self, topic: str, prefix: str = "") -> Snapshot:
+        """The bronze table first: what it has, the dead letter table has, too.  prefix: of the
+        names of a rewind's tables."""
+        bronze = self._open(prefix + bronze_table(topic))
+        return Snapshot(bronze, self._open(prefix + dlq_table(topic)))
 
     def _open(self, folder: str) -> DeltaTable | None:
         try:
@@ -78,20 +80,31 @@ class LakeProbe:
 
     def holding(
         self, topic: str, snapshot: Snapshot, partitions: Iterable[int], *,
-        deep: bool, on_file: Callable[[], None] = lambda: None,
+        deep: bool, on_file: Callable[[], None] = lambda: None, prefix: str = "",
     ) -> Holding:
-        """What the snapshot holds of a topic; on_file is called for each file read."""
+        """What the snapshot holds of a topic; on_file is called for each file read; prefix: as
+        the snapshot was taken with."""
+        folders = {BRONZE: prefix + bronze_table(topic), DLQ: prefix + dlq_table(topic)}
         positions = {}
         for partition in partitions if snapshot.bronze is not None else ():
             found = snapshot.bronze.transaction_version(position_app_id(topic, partition))
             if found is not None:
                 positions[partition] = int(found)
-        tables = {name: self._state(folder, table)
-                  for name, folder, table in ((BRONZE, bronze_table(topic), snapshot.bronze),
-                                              (DLQ, dlq_table(topic), snapshot.dlq))
+        tables = {name: self._state(folders[name], table)
+                  for name, table in ((BRONZE, snapshot.bronze), (DLQ, snapshot.dlq))
                   if table is not None}
-        runs = self._runs(topic, tables, on_file) if deep else None
+        runs = self._runs(folders, tables, on_file) if deep else None
         return Holding(positions, tables, runs)
+
+    def rewinds(self, name: str) -> dict[str, list[Claim]]:
+        """Topic -> what a rewind of that name has recorded of it, by record."""
+        found = {}
+        for path in self._store.list_after(rewind_folders(name)):
+            topic = path.removeprefix(rewind_folders(name)).partition("/")[0]
+            if topic not in found:
+                log = RewindLog(self._store, name, topic)
+                found[topic] = [_claim_of(*record) for record in log.manifests()]
+        return found
 
     def first_at(self, topic: str, partition: int, time_ms: int, below: int) -> int | None:
         """The lowest offset below `below` that either table has of a message whose timestamp is
@@ -118,9 +131,9 @@ class LakeProbe:
             {path.removeprefix(prefix): size for path, size in sizes.items()})
 
     def _runs(
-        self, topic: str, tables: Mapping[str, TableState], on_file: Callable[[], None]
+        self, folders: Mapping[str, str], tables: Mapping[str, TableState],
+        on_file: Callable[[], None],
     ) -> dict[int, list[Run]]:
-        folders = {BRONZE: bronze_table(topic), DLQ: dlq_table(topic)}
         paths = [f"{folders[name]}/{path}" for name, state in tables.items()
                  for path in state.files if path in state.objects]
         runs: dict[int, list[Run]] = {}

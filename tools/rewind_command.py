@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from bronze_reader import ReaderError
 from shared.config import Config
 from shared.errors import IngestError, TableVanished
-from shared.naming import bronze_table, is_rewind_name, rewind_name_characters_max
+from shared.naming import bronze_table, rewind_name_characters_max
 from supervisor.arguments import parse_strictly
-from tools.lake_command import moment, number, parser_of, report_on
+from tools.lake_command import moment, number, parser_of, report_on, rewind_name
 from tools.report import Line, Status
 from tools.rewind_plan import (
     CHECK, Bound, Part, Plan, Refused, Request, beyond, done_lines, gaps_of, listed, plan_lines,
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
     _add_bounds(parser.add_mutually_exclusive_group(), "until", "and only up to")
     parser.add_argument("--instance", metavar="ID", default="",
                         help="whose cycles, of several services on one lake")
-    parser.add_argument("--into", metavar="NAME", type=_name,
+    parser.add_argument("--into", metavar="NAME", type=rewind_name,
                         help="of the tables; by default made of the request")
     parser.add_argument("--allow-gaps", action="store_true",
                         help="read the rest where Kafka no longer has all of it")
@@ -84,12 +84,6 @@ def _offsets(text: str) -> dict[int, int]:
     if len(found) > PARTITIONS_MAX:
         raise argparse.ArgumentTypeError("names too many partitions")
     return found
-
-
-def _name(text: str) -> str:
-    if is_rewind_name(text):
-        return text
-    raise argparse.ArgumentTypeError("is not 1 to 40 of a-z, 0-9 and -, a letter or digit first")
 
 
 def look(config: Config, request: Request, given: argparse.Namespace) -> Iterator[Line]:

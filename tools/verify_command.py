@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from shared.config import Config
+from shared.naming import rewind_prefix
 from supervisor.arguments import parse_strictly
-from tools.lake_command import parser_of, report_on
+from tools.lake_command import parser_of, report_on, rewind_name
 from tools.report import Line, Status
 from tools.tiling import CHECK, as_lines, judge
 
@@ -23,29 +24,43 @@ def main(argv: Sequence[str]) -> int:
                         help="read every row's offset, and name what is missing or double")
     parser.add_argument("topics", nargs="*", metavar="TOPIC",
                         help="only these; without a name, all that are recorded or configured")
+    parser.add_argument("--rewind", metavar="NAME", type=rewind_name,
+                        help="look at the tables of this rewind instead")
     given = parse_strictly(parser, argv)
     return report_on(
-        CHECK, lambda config: look(config, tuple(given.topics), deep=given.deep, quiet=given.json),
+        CHECK, lambda config: look(config, tuple(given.topics), deep=given.deep, quiet=given.json,
+                                   rewind=given.rewind),
         as_machine=given.json)
 
 
 def look(
-    config: Config, topics: tuple[str, ...], *, deep: bool, quiet: bool
+    config: Config, topics: tuple[str, ...], *, deep: bool, quiet: bool,
+    rewind: str | None = None,
 ) -> Iterator[Line]:
-    """The lines of the report; the progress of long work goes to stderr, where people look."""
+    """The lines of the report; the progress of long work goes to stderr, where people look.
+
+    rewind: the name of one whose tables are looked at, by its own records.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     from tools.lake_probe import LakeProbe
 
     probe = LakeProbe(config)
-    recorded, _ = probe.claims()
-    wanted = topics or tuple(sorted({*recorded, *config.topics}))
+    prefix = "" if rewind is None else rewind_prefix(rewind)
+    recorded = probe.claims()[0] if rewind is None else probe.rewinds(rewind)
+    wanted = topics or tuple(sorted({*recorded, *(config.topics if rewind is None else ())}))
     # The claims are read again behind the tables: whatever those show is recorded by then.
-    snapshots = {topic: probe.snapshot(topic) for topic in wanted}
-    claims, behind = probe.claims()
-    yield Line("ledger", "", Status.OK, f"{behind} records are not in it yet, and were read "
-                                        "from the log")
+    snapshots = {topic: probe.snapshot(topic, prefix) for topic in wanted}
+    if rewind is None:
+        claims, behind = probe.claims()
+        yield Line("ledger", "", Status.OK, f"{behind} records are not in it yet, and were read "
+                                            "from the log")
+    else:
+        claims = probe.rewinds(rewind)
+        if not claims:
+            yield Line(CHECK, rewind, Status.FAIL, "there is no rewind of that name",
+                       "Its tables are called rewind_NAME_bronze_TOPIC.")
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True,
@@ -62,6 +77,6 @@ def look(
                            "None, if the service has never run with it.")
                 continue
             partitions = sorted({part.partition for claim in known for part in claim.ranges})
-            holding = probe.holding(topic, snapshot, partitions, deep=deep,
+            holding = probe.holding(topic, snapshot, partitions, deep=deep, prefix=prefix,
                                     on_file=lambda: progress.advance(read))
             yield from as_lines(topic, judge(known, holding), deep=deep)
