@@ -378,7 +378,7 @@ class KafkaSource:
         return found
 
     def retention(self) -> Kept:
-        """See `Source`.  It takes a right that nothing else here needs, so a refusal is no error."""
+        """See `Source`.  It takes a right that nothing else here needs: a refusal is no error."""
         now = time.monotonic()
         if self._kept_answer is None and now >= self._kept_due_at:
             self._kept_due_at = now + RETENTION_INTERVAL_S
