@@ -38,6 +38,7 @@ def test_no_part_ever_reaches_beyond_bronze_or_outside_what_was_asked_for(
     """What bronze has not read is the service's to read, or it would be read twice over."""
     request = Request("orders", Bound(time_ms=0))
     parts = parts_of(request, starts, untils, positions)
+    assert all(part.end <= positions[part.partition] for part in parts)
     wanted = {(part, offset) for part, start in starts.items()
               for offset in range(start, min(positions.get(part, 0), untils.get(part, 99)))}
     assert {(part.partition, offset) for part in parts
@@ -76,8 +77,9 @@ def test_gaps_are_exactly_what_is_wanted_and_deleted(
     """No offset more, none less."""
     ends = {part: ends.get(part, 20) for part in positions}
     lows = {part: lows.get(part, 0) for part in positions}
-    found = {(gap.partition, offset) for gap in gaps_of(positions, ends, lows)
-             for offset in range(gap.start, gap.end)}
+    gaps = gaps_of(positions, ends, lows)
+    assert all(gap.start < gap.end for gap in gaps)
+    found = {(gap.partition, offset) for gap in gaps for offset in range(gap.start, gap.end)}
     assert found == {(part, offset) for part, start in positions.items()
                      for offset in range(start, ends[part]) if offset < lows[part]}
 

@@ -1285,6 +1285,25 @@ def test_of_other_partitions_nothing_is_known(tmp_path: Path) -> None:
     assert committed_through(rig) == known, "what is true of both is true of one"
 
 
+def test_a_vote_from_before_a_new_partition_tells_nothing_of_it(tmp_path: Path) -> None:
+    """Its manifest speaks of the partitions that its worker had then."""
+    rig = WorkerRig(tmp_path, partitions=2)
+    rig.hire(assigns_all=False)
+    rig.source.assign(0)
+    rig.start()
+    rig.topic.add(0, *values(3))
+    rig.turn(2)
+    assert rig.flush() is Vote.PREPARED
+    rig.clock.advance(FLUSH_WAIT_S)
+    rig.topic.add(1, *values(3))
+    rig.source.assign(1)
+    rig.turn()
+    rig.decide()
+    rig.turn()
+    assert rig.position() == 3, "it has committed"
+    assert committed_through(rig) == 0
+
+
 def test_how_long_kafka_keeps_the_topic_is_told(rig: WorkerRig) -> None:
     """As the source knows it by then."""
     rig.start()
