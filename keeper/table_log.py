@@ -20,6 +20,7 @@ from workers.delta_table import CHECKPOINT_INTERVAL, COMMITS_MAX, TableStore
 from workers.log_entry import (
     appends_only, compaction_entry, entry_path, entry_version, log_folder,
 )
+from workers.log_listing import HintUnreadable, hint_path, newest_version, read_hint
 
 DELETES_MAX = 200
 """Entries deleted in one go; a turn comes every minute."""
@@ -71,9 +72,7 @@ class TableLog:
             return Kept(self._tables.checkpoint(self._folder))
 
     def _keep(self) -> Kept:
-        hint = self._hint()
-        last = -1 if hint is None else int(hint["version"])
-        newest = self._newest(last)
+        hint, last, newest = self._find()
         if newest - last < _versions_due(hint):
             return Kept()
         state = self._state(hint, last, newest)
@@ -84,11 +83,9 @@ class TableLog:
 
     def read(self) -> tuple[int, TableState]:
         """The newest version and what the log adds up to; raises `NotOurs`."""
-        hint = self._hint()
-        last = -1 if hint is None else int(hint["version"])
-        newest = self._newest(last)
+        hint, last, newest = self._find()
         if newest < 0:
-            raise TableUnavailable(f"table {self._folder} has no log")
+            raise NotOurs("there is no table")
         return newest, self._state(hint, last, newest)
 
     def replace(self, version: int, old: Sequence[LiveFile], new: DataFile) -> int:
@@ -109,21 +106,14 @@ class TableLog:
                 break
         raise CommitConflict(f"table {self._folder}: version {target} is not an append")
 
-    def _hint(self) -> dict[str, Any] | None:
-        found = self._store.get(f"{log_folder(self._folder)}_last_checkpoint")
-        if found is None:
-            return None
+    def _find(self) -> tuple[dict[str, Any] | None, int, int]:
+        """What is said of the last checkpoint, its version, and the newest; -1 for none."""
         try:
-            hint = json.loads(found)
-            int(hint["version"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise NotOurs("_last_checkpoint cannot be read") from error
-        return dict(hint)
-
-    def _newest(self, last: int) -> int:
-        start = entry_path(self._folder, last - 1) if last > 0 else ""
-        versions = map(entry_version, self._store.list_after(log_folder(self._folder), start))
-        return max((version for version in versions if version is not None), default=-1)
+            hint = read_hint(self._store, self._folder)
+        except HintUnreadable as error:
+            raise NotOurs(str(error)) from error
+        last = -1 if hint is None else hint["version"]
+        return hint, last, newest_version(self._store, self._folder, last)
 
     def _state(self, hint: dict[str, Any] | None, last: int, newest: int) -> TableState:
         if newest - last > COMMITS_MAX:
@@ -161,7 +151,7 @@ class TableLog:
                 adds += part.num_rows - part["add"].null_count
         content = sink.getbuffer()
         self._store.put(self._path(version), content)
-        self._store.put(f"{log_folder(self._folder)}_last_checkpoint", json.dumps(
+        self._store.put(hint_path(self._folder), json.dumps(
             {"version": version, "size": rows, "sizeInBytes": len(content),
              "numOfAddFiles": adds}).encode())
 

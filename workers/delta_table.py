@@ -29,9 +29,9 @@ from shared.errors import (
 from shared.object_store import ObjectStore, brief
 from shared.records import DataFile
 from workers.log_entry import (
-    Commit, append_entry, commit_of, entry_path, entry_version, first_entry, is_compaction,
-    log_folder, unknown_features,
+    Commit, append_entry, commit_of, entry_path, first_entry, is_compaction, unknown_features,
 )
+from workers.log_listing import HintUnreadable, newest_version, read_hint
 from workers.parquet_file import STATISTICS
 from workers.schemas import PARTITION_COLUMN
 
@@ -216,16 +216,12 @@ class DeltaStore:
             raise TableUnavailable(f"checkpoint of {uri}: {brief(error)}") from error
 
     def _newest_version(self, folder: str) -> int:
-        """-1 where there is no log.  Entries below the last checkpoint need no listing."""
-        hint = self._store.get(f"{log_folder(folder)}_last_checkpoint")
+        """-1 where there is no log."""
         try:
-            checkpoint = int(json.loads(hint)["version"]) if hint is not None else 0
-        except (ValueError, KeyError, TypeError) as error:
-            raise TableUnavailable(f"table {folder}: _last_checkpoint cannot be read") from error
-        start = entry_path(folder, checkpoint - 1) if checkpoint else ""
-        paths = self._store.list_after(log_folder(folder), start)
-        return max((version for version in map(entry_version, paths) if version is not None),
-                   default=-1)
+            hint = read_hint(self._store, folder)
+        except HintUnreadable as error:
+            raise TableUnavailable(str(error)) from error
+        return newest_version(self._store, folder, -1 if hint is None else hint["version"])
 
 
 def _configuration(schema: pa.Schema) -> dict[str, str]:

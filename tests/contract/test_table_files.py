@@ -363,6 +363,14 @@ def test_a_table_with_features_of_others_is_let_be(lake: Lake) -> None:
     assert lake.vacuum(started_s=lake.now) == Vacuumed()
 
 
+def test_a_table_that_is_not_there_is_no_error(lake: Lake) -> None:
+    """Without DLQ_ENABLED there is none; the worker tells of one that vanished."""
+    files = TableFiles(lake.store, TableLog(lake.store, lake.tables, "dlq", lake.clock.unix_ms),
+                       lake.records, "dlq", BRONZE_FILE, lake.clock)
+    assert files.compact(TARGET, 1e9) == Compacted()
+    assert files.vacuum(7, 0, 0, 1e9) == Vacuumed()
+
+
 def test_a_missing_or_broken_file_is_told(lake: Lake) -> None:
     """It must not be taken out of the table: it may come back from a backup."""
     lake.fill(3)
