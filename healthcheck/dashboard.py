@@ -146,6 +146,9 @@ def _flow() -> Iterator[Panel]:
                  Query(f'max by (topic) ({of("bronze_uncommitted_seconds")})'),
                  Query(f"{STALE_CYCLES} * max({cycle})", "unhealthy from here"))
     yield _by_topic("Lag, seconds", "s", "bronze_lag_seconds")
+    yield _lines("Time to loss, and what Kafka keeps", "s",
+                 Query(f'min by (topic) ({of("bronze_time_to_loss_seconds")})'),
+                 Query(f'min by (topic) ({of("bronze_retention_seconds")})', "{{topic}}, kept"))
     yield _lines("Value bytes committed", "Bps", Query(_rate("bronze_value_bytes_total")))
     yield _lines("Bytes uploaded", "Bps", Query(_rate("bronze_uploaded_bytes_total")))
 

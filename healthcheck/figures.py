@@ -5,6 +5,8 @@ What is not known is `UNKNOWN`, never a number.
 
 from __future__ import annotations
 
+import math
+
 UNKNOWN = "-"
 MINUTE_S, HOUR_S, DAY_S = 60, 3_600, 86_400
 
@@ -48,6 +50,13 @@ def duration(seconds: float | None) -> str:
     if seconds < 2 * DAY_S:
         return f"{seconds // HOUR_S:.0f} h {seconds % HOUR_S // MINUTE_S:.0f} min"
     return f"{seconds // DAY_S:.0f} d {seconds % DAY_S // HOUR_S:.0f} h"
+
+
+def left(seconds: float | None) -> str:
+    """Time that is left, in whole seconds; `never` where it has no end, `unknown` in words."""
+    if seconds is None:
+        return "unknown"
+    return "never" if math.isinf(seconds) else age(seconds)
 
 
 def age(seconds: float | None) -> str:

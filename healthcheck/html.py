@@ -35,7 +35,7 @@ def _environment() -> Environment:
         lstrip_blocks=True)
     environment.filters |= {
         name: getattr(figures, name)
-        for name in ("visible", "cut", "count", "rate", "duration", "age", "megabytes")}
+        for name in ("visible", "cut", "count", "rate", "duration", "age", "left", "megabytes")}
     environment.filters["filled"] = drawing.filled
     environment.globals |= {
         "style": Markup(STYLE), "refresh_s": REFRESH_S, "drawing": drawing, "Header": Header,

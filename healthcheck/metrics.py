@@ -274,6 +274,17 @@ _READING = (
            "read; 0 while caught up, NaN while unknown.",
            "Rising: more arrives than is read, or nothing is; see paused and errors.",
            lambda m, topic: _or_nan(topic.lag_seconds(m.now_ms))),
+    _topic("bronze_time_to_loss_seconds", Kind.GAUGE,
+           "Seconds until Kafka may delete a message that is in no table, by retention.ms and at "
+           "the earliest; +Inf where messages stay, NaN where that is not known.",
+           "Below an hour: raise retention.ms of the topic, then mend what holds it up; doctor "
+           "tells more.",
+           lambda m, topic: _or_nan(topic.loss_seconds(m.now_ms))),
+    _topic("bronze_retention_seconds", Kind.GAUGE,
+           "retention.ms of the topic; +Inf where messages stay, NaN where it is not known or "
+           "only the size counts.",
+           "NaN for long: the user may not DescribeConfigs of the topic, or the broker cannot.",
+           lambda _m, topic: _or_nan(topic.retention_seconds)),
     _report("bronze_messages_consumed_total", Kind.COUNTER,
             "Messages taken from Kafka; those read again after a restart count again.",
             "Far above rows and dead letters: restarts cost much reading.",

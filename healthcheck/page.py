@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -71,6 +72,8 @@ def _topic(moment: Moment, topic: TopicSnapshot) -> Mapping[str, Any]:
         "restarts": topic.order[Order.RESTARTS],
         "lag": topic.lag,
         "lag_seconds": topic.lag_seconds(moment.now_ms),
+        "retention": topic.retention.name.lower(),
+        "time_to_loss_seconds": finite(topic.loss_seconds(moment.now_ms)),
         "rows": topic.report[Report.ROWS],
         "dead_letters": topic.dead_letters,
         "partitions": topic.report[Report.PARTITIONS],
@@ -80,6 +83,11 @@ def _topic(moment: Moment, topic: TopicSnapshot) -> Mapping[str, Any]:
         "failures": topic.order[Order.FAILURES],
         "last_error": asdict(trouble) if trouble else None,
     }
+
+
+def finite(seconds: float | None) -> float | None:
+    """JSON has no infinity; None then, too, and the retention says which of the two it is."""
+    return None if seconds is None or math.isinf(seconds) else seconds
 
 
 def _date(unix_ms: int) -> str | None:

@@ -7,12 +7,13 @@ apart; each word by itself is whole.  Nothing here judges, and nothing here does
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from shared.block import Block, Slot
 from shared.errors import BlockError
-from shared.layout import Header, Histogram, Keeper, Order, Paused, Report, unpack
+from shared.layout import Header, Histogram, Keeper, Order, Paused, Report, Retention, unpack
 from shared.protocol import Phase, Standing
 
 _STANDINGS = tuple(Standing)
@@ -97,6 +98,29 @@ class TopicSnapshot:
         """How long ago the last moment was that is read of all partitions; None while unknown."""
         through_ms = self.report[Report.VALID_THROUGH_MS]
         return max(0, now_ms - through_ms) / 1e3 if through_ms else None
+
+    @property
+    def retention(self) -> Retention:
+        """When Kafka deletes the topic's messages; a word of a later release tells nothing."""
+        word = self.report[Report.RETENTION]
+        return Retention(word) if word <= max(Retention) else Retention.UNKNOWN
+
+    @property
+    def retention_seconds(self) -> float | None:
+        """After how long they go, infinite where they stay; None where nobody can tell."""
+        if self.retention in (Retention.TIME, Retention.TIME_OR_SIZE):
+            return self.report[Report.RETENTION_MS] / 1e3
+        return math.inf if self.retention is Retention.FOREVER else None
+
+    def loss_seconds(self, now_ms: int) -> float | None:
+        """How soon Kafka may delete something that is in no table, by its age; None if unknown.
+
+        At the earliest: whole segments go, when their newest message is that old.
+        """
+        kept_s, through_ms = self.retention_seconds, self.report[Report.COMMITTED_THROUGH_MS]
+        if kept_s is None or (not through_ms and kept_s != math.inf):
+            return None
+        return max(0.0, kept_s - max(0, now_ms - through_ms) / 1e3)
 
     @property
     def waiting(self) -> int:

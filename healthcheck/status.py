@@ -13,8 +13,8 @@ from healthcheck.drawing import Segment, Spark, segments, spark
 from healthcheck.history import Trend
 from healthcheck.moment import Moment, Trends
 from healthcheck.snapshot import TopicSnapshot, Trouble
-from healthcheck.verdict import Reason, Status, shown_trouble, state_of
-from shared.layout import Header, Order, Paused, Report
+from healthcheck.verdict import Reason, Status, loss_is_near, shown_trouble, state_of
+from shared.layout import Header, Order, Paused, Report, Retention
 from shared.protocol import Standing
 
 REASONS_MAX = 6
@@ -48,7 +48,11 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A topic's line of the table; ages and times in seconds, None while not known."""
+    """A topic's line of the table; ages and times in seconds, None while not known.
+
+    loss_s: until Kafka may delete what is in no table, infinite for never; may_outgrow: or earlier,
+    when a partition outgrows its size.
+    """
 
     name: str
     state: str
@@ -60,6 +64,9 @@ class Row:
     lag: int | None
     lag_s: float | None
     is_late: bool
+    loss_s: float | None
+    loss_is_near: bool
+    may_outgrow: bool
     committed_s: float | None
     dead_letters: int
     borrowed: int
@@ -144,6 +151,9 @@ def _row(moment: Moment, topic: TopicSnapshot, trend: Trend) -> Row:
         lag=topic.lag,
         lag_s=topic.lag_seconds(moment.now_ms),
         is_late=late_s(moment, topic) > 0,
+        loss_s=topic.loss_seconds(moment.now_ms),
+        loss_is_near=loss_is_near(moment.snapshot, topic, moment.now_ms),
+        may_outgrow=topic.retention in (Retention.TIME_OR_SIZE, Retention.SIZE),
         committed_s=since_s(topic.report[Report.LAST_COMMIT_AT_MS], moment.now_ms),
         dead_letters=topic.dead_letters,
         borrowed=topic.report[Report.BORROWED],

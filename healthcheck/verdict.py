@@ -22,6 +22,8 @@ BEHIND_GRACE_S = 5.0
 STALE_CYCLES = 3
 """Waiting messages may outlast this many intervals and deadlines before that is a reason."""
 TOPICS_NAMED_MAX = 5
+LOSS_IS_NEAR_S = 3600.0
+"""Time enough to raise a topic's retention."""
 
 
 class Status(StrEnum):
@@ -209,6 +211,19 @@ def state_of(snapshot: ServiceSnapshot, topic: TopicSnapshot, now_ms: int) -> St
     is_committing = snapshot.phase in (Phase.DECIDING, Phase.COMMITTING)
     grace_s = snapshot.about.cycle_deadline_seconds if is_committing else BEHIND_GRACE_S
     return Standing.BEHIND if for_s > grace_s else Standing.ACTIVE
+
+
+def loss_is_near(snapshot: ServiceSnapshot, topic: TopicSnapshot, now_ms: int) -> bool:
+    """Whether something that has waited longer than it should is deleted within an hour.
+
+    However short the retention, what waits no longer than a few cycles is on its way.
+    """
+    left_s, kept_s = topic.loss_seconds(now_ms), topic.retention_seconds
+    if left_s is None or kept_s is None or left_s >= LOSS_IS_NEAR_S:
+        return False
+    about = snapshot.about
+    usual_s = STALE_CYCLES * (about.batch_interval_seconds + about.cycle_deadline_seconds)
+    return kept_s - left_s > usual_s
 
 
 def shown_trouble(topic: TopicSnapshot) -> Trouble | None:

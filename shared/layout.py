@@ -118,6 +118,9 @@ class Report(IntEnum):
     BORROWED and LOAN_WAITED_NS bind other workers, so the supervisor clears them for a dead one.
     VALID_THROUGH_MS: up to when every partition the worker has was read, by Kafka's timestamps and
     what the client has heard of their ends; the present time for who has read all, 0 if unknown.
+    COMMITTED_THROUGH_MS: up to when the tables have all of every partition that COMMITTED_OF, a
+    check of their numbers, vouches for; it goes on where a dead incarnation of the same partitions
+    left it.  RETENTION: how Kafka deletes the topic's messages, RETENTION_MS: after how long.
     """
 
     INCARNATION = 0
@@ -162,6 +165,10 @@ class Report(IntEnum):
     BORROWED = 39
     LOAN_WAITED_NS = 40
     VALID_THROUGH_MS = 41
+    COMMITTED_THROUGH_MS = 42
+    COMMITTED_OF = 43
+    RETENTION = 44
+    RETENTION_MS = 45
 
 
 class Paused(IntEnum):
@@ -173,6 +180,16 @@ class Paused(IntEnum):
     BACKING_OFF = 3
     BUDGET = 4
     STARTING = 5
+
+
+class Retention(IntEnum):
+    """When Kafka deletes a topic's messages, as far as the worker may know."""
+
+    UNKNOWN = 0
+    TIME = 1
+    TIME_OR_SIZE = 2
+    SIZE = 3
+    FOREVER = 4
 
 
 class Histogram(IntEnum):

@@ -7,6 +7,9 @@
     <lake>/_bronze/log/{number:020d}.json   start and cycle records
     <lake>/_bronze/tables/{table}.json      this table was made once
     <lake>/_bronze/replays/{topic}/{number:020d}.json   decided replays of dead letters
+    <lake>/rewind_{name}_bronze_{topic}/    what a rewind has read again, and its dead letters
+    <lake>/rewind_{name}_dlq_bronze_{topic}/
+    <lake>/_bronze/rewinds/{name}/{topic}/  its plan and its records
 
 Kafka's legal topic names (letters, digits, `.`, `_`, `-`) are safe as one path segment, so a
 table's name holds its topic's verbatim.  Kafka allows 249 characters; file systems and MinIO allow
@@ -14,6 +17,8 @@ table's name holds its topic's verbatim.  Kafka allows 249 characters; file syst
 """
 
 from __future__ import annotations
+
+import re
 
 LOG_PREFIX = "_bronze/log/"
 CERTIFICATES = "_bronze/tables/"
@@ -56,6 +61,36 @@ def replays_prefix(topic: str) -> str:
 def replay_path(topic: str, number: int) -> str:
     """Where replay `number` of a topic lies under the lake; the first one is 1."""
     return f"{replays_prefix(topic)}{number:020d}.json"
+
+
+REWINDS_PREFIX = "_bronze/rewinds/"
+_REWIND_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+"""Without `_`, so that a table's name says which part of it is the rewind's."""
+
+
+def is_rewind_name(name: str) -> bool:
+    """Whether a rewind may be called so."""
+    return _REWIND_NAME.fullmatch(name) is not None
+
+
+def rewind_prefix(name: str) -> str:
+    """What stands before the usual names of a topic's tables in those of a rewind's."""
+    return f"rewind_{name}_"
+
+
+def rewind_name_characters_max(topic: str) -> int:
+    """Of a rewind's name, so that the longest name made of it fits beside the topic's."""
+    return NAME_CHARACTERS_MAX - len(rewind_prefix("")) - len(topic)
+
+
+def rewind_folders(name: str) -> str:
+    """Where the folders of all topics' rewinds of that name lie under the lake."""
+    return f"{REWINDS_PREFIX}{name}/"
+
+
+def rewind_folder(name: str, topic: str) -> str:
+    """Where a topic's plan and records lie there."""
+    return f"{rewind_folders(name)}{topic}/"
 
 
 def position_app_id(topic: str, partition: int) -> str:

@@ -35,6 +35,7 @@ TOOLS: Mapping[str, Tool] = {
     "gaps": Tool("tools.gaps_command", "list offsets without a row, and why"),
     "dlq": Tool("tools.dlq_command", "look at dead letters, and replay them exactly once"),
     "cut": Tool("tools.cut_command", "tell the versions that show all tables at one cycle"),
+    "rewind": Tool("tools.rewind_command", "read offsets of a topic again, into other tables"),
 }
 """By name.  Tools are imported when they are asked for: to the service they cost nothing."""
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 
 from bronze_reader import Cut, Lake, ReaderError
 from shared.config import Config
 from supervisor.arguments import parse_strictly
-from tools.lake_command import parser_of, report_on
+from tools.lake_command import moment, number, parser_of, report_on
 from tools.report import Line, Status
 
 CHECK = "cut"
@@ -22,9 +21,9 @@ def main(argv: Sequence[str]) -> int:
     """0 when there is such a cut, 1 when there is not, 78 for bad configuration."""
     parser = parser_of(CHECK, _DESCRIPTION)
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--cycle", type=_number, metavar="N", help="the cycle of this number")
-    which.add_argument("--record", type=_number, metavar="N", help="the record of this number")
-    which.add_argument("--at", type=_moment, metavar="TIME",
+    which.add_argument("--cycle", type=number, metavar="N", help="the cycle of this number")
+    which.add_argument("--record", type=number, metavar="N", help="the record of this number")
+    which.add_argument("--at", type=moment, metavar="TIME",
                        help="the last one that was complete then (RFC 3339, with a zone)")
     parser.add_argument("--instance", metavar="ID", help="of several on one lake")
     given = parse_strictly(parser, argv)
@@ -54,19 +53,3 @@ def as_lines(cut: Cut) -> Iterator[Line]:
                        "Name a newer cycle.")
         else:
             yield Line("table", table, Status.OK, f"version {version}")
-
-
-def _number(text: str) -> int:
-    if text.isascii() and text.isdigit() and len(text) <= 18:
-        return int(text)
-    raise argparse.ArgumentTypeError("is not a whole number")
-
-
-def _moment(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError("is not a time like 2026-11-28T12:00:00Z") from None
-    if moment.tzinfo is None:
-        raise argparse.ArgumentTypeError("has no zone; end it with Z for UTC")
-    return moment

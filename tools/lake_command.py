@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from shared.config import Config, ConfigError, load
 from shared.exit_codes import ExitCode
+from shared.naming import is_rewind_name
 from supervisor.arguments import Parser
 from tools.check import judge_defect, judge_faults
 from tools.check_command import secrets_of
@@ -62,3 +65,28 @@ def _print(report: Report, name: str, as_machine: bool, besides: Besides) -> Non
         print(text)
     if report.lines:
         print(as_text(report, colour=wants_colour(os.environ, sys.stdout.isatty())))
+
+
+def number(text: str) -> int:
+    """An argument that is a whole number."""
+    if text.isascii() and text.isdigit() and len(text) <= 18:
+        return int(text)
+    raise argparse.ArgumentTypeError("is not a whole number")
+
+
+def moment(text: str) -> datetime:
+    """An argument that is a time, as RFC 3339 writes it."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError("is not a time like 2026-11-28T12:00:00Z") from None
+    if found.tzinfo is None:
+        raise argparse.ArgumentTypeError("has no zone; end it with Z for UTC")
+    return found
+
+
+def rewind_name(text: str) -> str:
+    """An argument that is the name of a rewind."""
+    if is_rewind_name(text):
+        return text
+    raise argparse.ArgumentTypeError("is not 1 to 40 of a-z, 0-9 and -, a letter or digit first")

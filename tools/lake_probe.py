@@ -19,7 +19,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from shared.config import Config
 from shared.naming import (
     CERTIFICATES, LEDGER, LEDGER_APP_ID, REPLAYS, bronze_table, dlq_table, position_app_id,
-    replay_app_id,
+    replay_app_id, rewind_folders,
 )
 from shared.object_store import Store, open_store
 from shared.record_log import RecordLog
@@ -27,7 +27,9 @@ from shared.records import BRONZE, DLQ, CycleRecord, DataFile, Lost, Manifest, R
 from shared.replay_log import ReplayLog
 from shared.replay_plan import Place, Plan
 from tools.replays import NO_REPLAYS, Replayed, Replays
+from tools.rewind_log import RewindLog
 from tools.tiling import ActiveFile, Claim, Holding, NamedFile, Run, TableState
+from workers.schemas import TIMESTAMP
 
 READERS = 4
 """Data files read at once by `--deep`; each is held whole for a moment."""
@@ -51,10 +53,11 @@ class LakeProbe:
         self._uri, self._options = config.lake.uri, config.lake.storage_options()
         self._store: Store = open_store(config.lake)
 
-    def snapshot(self, topic: str) -> Snapshot:
-        """The bronze table first: what it has, the dead letter table has, too."""
-        bronze = self._open(bronze_table(topic))
-        return Snapshot(bronze, self._open(dlq_table(topic)))
+    def snapshot(self, topic: str, prefix: str = "") -> Snapshot:
+        """The bronze table first: what it has, the dead letter table has, too.  prefix: of the
+        names of a rewind's tables."""
+        bronze = self._open(prefix + bronze_table(topic))
+        return Snapshot(bronze, self._open(prefix + dlq_table(topic)))
 
     def _open(self, folder: str) -> DeltaTable | None:
         try:
@@ -128,24 +131,51 @@ class LakeProbe:
 
     def holding(
         self, topic: str, snapshot: Snapshot, partitions: Iterable[int], *,
-        deep: bool, replayed: Set[Place] = frozenset(),
-        on_file: Callable[[], None] = lambda: None,
+        deep: bool, on_file: Callable[[], None] = lambda: None, prefix: str = "",
+        replayed: Set[Place] = frozenset(),
     ) -> Holding:
-        """What the snapshot holds of a topic; replayed: the dead letters that may be rows, too;
-        on_file is called for each file read."""
+        """What the snapshot holds of a topic; on_file is called for each file read; prefix: as
+        the snapshot was taken with; replayed: the dead letters that may be rows, too."""
+        folders = {BRONZE: prefix + bronze_table(topic), DLQ: prefix + dlq_table(topic)}
         positions = {}
         for partition in partitions if snapshot.bronze is not None else ():
             found = snapshot.bronze.transaction_version(position_app_id(topic, partition))
             if found is not None:
                 positions[partition] = int(found)
-        tables = {name: self._state(folder, table)
-                  for name, folder, table in ((BRONZE, bronze_table(topic), snapshot.bronze),
-                                              (DLQ, dlq_table(topic), snapshot.dlq))
+        tables = {name: self._state(folders[name], table)
+                  for name, table in ((BRONZE, snapshot.bronze), (DLQ, snapshot.dlq))
                   if table is not None}
         if not deep:
             return Holding(positions, tables)
-        runs, rows = self._runs(topic, tables, replayed, on_file)
+        runs, rows = self._runs(folders, tables, replayed, on_file)
         return Holding(positions, tables, runs, rows)
+
+    def rewinds(self, name: str) -> dict[str, list[Claim]]:
+        """Topic -> what a rewind of that name has recorded of it, by record."""
+        found = {}
+        for path in self._store.list_after(rewind_folders(name)):
+            topic = path.removeprefix(rewind_folders(name)).partition("/")[0]
+            if topic not in found:
+                log = RewindLog(self._store, name, topic)
+                found[topic] = [_claim_of(*record) for record in log.manifests()]
+        return found
+
+    def first_at(self, topic: str, partition: int, time_ms: int, below: int) -> int | None:
+        """The lowest offset below `below` that either table has of a message whose timestamp is
+        not before `time_ms`.  Reads files that may have such, one batch at a time."""
+        snapshot = self.snapshot(topic)
+        moment = pa.scalar(time_ms * 1000, TIMESTAMP)
+        wanted = ((pc.field("_kafka_partition") == partition) & (pc.field("_kafka_offset") < below)
+                  & (pc.field("_kafka_timestamp") >= moment))
+        lowest = None
+        for table in (snapshot.bronze, snapshot.dlq):
+            batches = () if table is None else table.to_pyarrow_dataset().to_batches(
+                columns=["_kafka_offset"], filter=wanted, batch_readahead=1, fragment_readahead=1)
+            for batch in batches:
+                found = pc.min(batch.column(0)).as_py()
+                if found is not None and (lowest is None or found < lowest):
+                    lowest = found
+        return lowest
 
     def _state(self, folder: str, table: DeltaTable) -> TableState:
         prefix = f"{folder}/"
@@ -155,10 +185,9 @@ class LakeProbe:
             {path.removeprefix(prefix): size for path, size in sizes.items()})
 
     def _runs(
-        self, topic: str, tables: Mapping[str, TableState], replayed: Set[Place],
-        on_file: Callable[[], None],
+        self, folders: Mapping[str, str], tables: Mapping[str, TableState],
+        replayed: Set[Place], on_file: Callable[[], None],
     ) -> tuple[dict[int, list[Run]], list[Place]]:
-        folders = {BRONZE: bronze_table(topic), DLQ: dlq_table(topic)}
         paths = [(f"{folders[name]}/{path}", replayed if name == BRONZE else frozenset())
                  for name, state in tables.items()
                  for path in state.files if path in state.objects]

@@ -391,11 +391,11 @@ ADVICE = {
     "file": _RESTORE,
     "rows": _WRITER,
     "removed": "Another writer took the file out of the table (DELETE, RESTORE, overwrite): those "
-               "rows are read from Kafka again only by a rewind.",
+               "rows are read from Kafka again by `rewind`, into tables of their own.",
     "foreign": _WRITER,
     "statistics": "verify --deep counts the rows themselves.",
     "double": _WRITER,
-    "missing": "Those offsets are in neither table; Kafka may still have them.",
+    "missing": "Those offsets are in neither table; Kafka may still have them: see `rewind`.",
     "replay": "Another writer was at the table of replays or at _bronze/replays/: restore what is "
               "missing from the bucket's versions.",
     "unexplained": "More offsets are there than the records say; another writer was at the table.",

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from shared.config import Config
-from supervisor.arguments import parse_strictly
-from tools.lake_command import parser_of, report_on
+from shared.naming import rewind_prefix
 from shared.replay_plan import ReplayDamaged
+from supervisor.arguments import parse_strictly
+from tools.lake_command import parser_of, report_on, rewind_name
+from tools.replays import NO_REPLAYS
 from tools.report import Line, Status
 from tools.tiling import CHECK, as_lines, judge
 
@@ -24,30 +26,44 @@ def main(argv: Sequence[str]) -> int:
                         help="read every row's offset, and name what is missing or double")
     parser.add_argument("topics", nargs="*", metavar="TOPIC",
                         help="only these; without a name, all that are recorded or configured")
+    parser.add_argument("--rewind", metavar="NAME", type=rewind_name,
+                        help="look at the tables of this rewind instead")
     given = parse_strictly(parser, argv)
     return report_on(
-        CHECK, lambda config: look(config, tuple(given.topics), deep=given.deep, quiet=given.json),
+        CHECK, lambda config: look(config, tuple(given.topics), deep=given.deep, quiet=given.json,
+                                   rewind=given.rewind),
         as_machine=given.json)
 
 
 def look(
-    config: Config, topics: tuple[str, ...], *, deep: bool, quiet: bool
+    config: Config, topics: tuple[str, ...], *, deep: bool, quiet: bool,
+    rewind: str | None = None,
 ) -> Iterator[Line]:
-    """The lines of the report; the progress of long work goes to stderr, where people look."""
+    """The lines of the report; the progress of long work goes to stderr, where people look.
+
+    rewind: the name of one whose tables are looked at, by its own records.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     from tools.lake_probe import LakeProbe
 
     probe = LakeProbe(config)
-    recorded, _ = probe.claims()
-    wanted = topics or tuple(sorted({*recorded, *config.topics}))
+    prefix = "" if rewind is None else rewind_prefix(rewind)
+    recorded = probe.claims()[0] if rewind is None else probe.rewinds(rewind)
+    wanted = topics or tuple(sorted({*recorded, *(config.topics if rewind is None else ())}))
     # The claims are read again behind the tables: whatever those show is recorded by then.
-    snapshots = {topic: probe.snapshot(topic) for topic in wanted}
+    snapshots = {topic: probe.snapshot(topic, prefix) for topic in wanted}
     replays_table = probe.table_of_replays()
-    claims, behind = probe.claims()
-    yield Line("ledger", "", Status.OK, f"{behind} records are not in it yet, and were read "
-                                        "from the log")
+    if rewind is None:
+        claims, behind = probe.claims()
+        yield Line("ledger", "", Status.OK, f"{behind} records are not in it yet, and were read "
+                                            "from the log")
+    else:
+        claims = probe.rewinds(rewind)
+        if not claims:
+            yield Line(CHECK, rewind, Status.FAIL, "there is no rewind of that name",
+                       "Its tables are called rewind_NAME_bronze_TOPIC.")
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True,
@@ -65,11 +81,13 @@ def look(
                 continue
             partitions = sorted({part.partition for claim in known for part in claim.ranges})
             try:
-                replays = probe.replays(topic, snapshot, replays_table)
+                replays = (NO_REPLAYS if rewind is not None
+                           else probe.replays(topic, snapshot, replays_table))
             except ReplayDamaged as error:
                 yield Line(CHECK, topic, Status.FAIL, f"replay: {error}", error.what_to_do)
                 continue
             holding = probe.holding(
-                topic, snapshot, partitions, deep=deep, on_file=lambda: progress.advance(read),
+                topic, snapshot, partitions, deep=deep, prefix=prefix,
+                on_file=lambda: progress.advance(read),
                 replayed={place for plan in replays.plans for place in plan.letters})
             yield from as_lines(topic, judge(known, holding, replays), deep=deep)

@@ -54,10 +54,11 @@ class Draft:
 
     def __init__(
         self, store: ObjectStore, topic: str, limits: FileLimits, positions: Mapping[int, int],
-        *, dlq_enabled: bool,
+        *, dlq_enabled: bool, prefix: str = "",
     ) -> None:
+        """prefix: before the tables' usual names, for those of a rewind."""
         self._store, self._limits = store, limits
-        self._folders = {BRONZE: bronze_table(topic), DLQ: dlq_table(topic)}
+        self._folders = {BRONZE: prefix + bronze_table(topic), DLQ: prefix + dlq_table(topic)}
         self._dlq_enabled = dlq_enabled
         self._open: dict[str, ParquetFile] = {}
         self._sent: list[DataFile] = []

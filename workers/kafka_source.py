@@ -14,6 +14,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Protocol
@@ -22,19 +23,22 @@ from confluent_kafka import (
     TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, KafkaException, Message, TopicCollection,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec, ResourceType
 
 from shared.config import KafkaConfig, Limits
 from shared.errors import (
     AssignmentFailed, Fenced, IngestError, KafkaAuthenticationFailed, KafkaUnavailable,
     RecoverableError, TopicMissing, TopicStopped,
 )
+from shared.layout import Retention
 from workers.batch import Batch
 
 REQUEST_TIMEOUT_S = 5.0
 """One metadata, watermark or committed-offsets request; well below any heartbeat limit."""
 LATEST_TIMEOUT_S = 1.0
 """Of a question that a vote asks and can do without."""
+RETENTION_INTERVAL_S = 300.0
+"""Between two questions how long Kafka keeps a topic; nobody waits for the answer."""
 CLOSE_LIMIT_S = 3.0
 LEAVE_POLL_S = 0.05
 METADATA_REFRESH_MS = 5_000
@@ -99,6 +103,14 @@ class Watermarks:
     high: int
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """How long Kafka keeps a topic's messages; milliseconds has a meaning for kinds with a time."""
+
+    kind: Retention = Retention.UNKNOWN
+    milliseconds: int = 0
+
+
 class Complaints:
     """What clients tell beside their answers: it decides what a failed request is called."""
 
@@ -159,6 +171,9 @@ class Source(Protocol):
     def latest(self) -> dict[int, int]:
         """The same, asked of the brokers now; without those that do not answer soon."""
 
+    def retention(self) -> Kept:
+        """How long messages are kept, as far as is known by now; never waits, never raises."""
+
     def rewind(self, offsets: Mapping[int, int]) -> None:
         """Read on from `offsets`; nothing already fetched is delivered."""
 
@@ -191,6 +206,9 @@ class KafkaSource:
         self._assigned: tuple[int, ...] = ()
         self._paused = False
         self._callback_error: BaseException | None = None
+        self._kept = Kept()
+        self._kept_due_at = 0.0
+        self._kept_answer: Future[Any] | None = None
         connection = connection_properties(config, self._complaints.hear)
         self._admin = AdminClient({**connection, "client.id": f"bronze-{topic}-admin"})
         self._consumer = Consumer(
@@ -359,6 +377,27 @@ class KafkaSource:
                 continue
         return found
 
+    def retention(self) -> Kept:
+        """See `Source`.  It takes a right that nothing else here needs: a refusal is no error."""
+        now = time.monotonic()
+        if self._kept_answer is None and now >= self._kept_due_at:
+            self._kept_due_at = now + RETENTION_INTERVAL_S
+            asked = ConfigResource(ResourceType.TOPIC, self._topic)
+            try:
+                self._kept_answer = self._admin.describe_configs(
+                    [asked], request_timeout=REQUEST_TIMEOUT_S)[asked]
+            except KafkaException:
+                return self._kept
+        if self._kept_answer is not None and self._kept_answer.done():
+            answer, self._kept_answer = self._kept_answer, None
+            try:
+                self._kept = _kept({name: entry.value for name, entry in answer.result().items()})
+            except KafkaException as error:
+                # A broker that is away has not changed what it told before.
+                if error.args[0].code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                    self._kept = Kept()
+        return self._kept
+
     def rewind(self, offsets: Mapping[int, int]) -> None:
         """See `Source`."""
         try:
@@ -424,6 +463,19 @@ class KafkaSource:
         closing = threading.Thread(target=self._consumer.close, name="close", daemon=True)
         closing.start()
         closing.join(CLOSE_LIMIT_S)
+
+
+def _kept(settings: Mapping[str, str]) -> Kept:
+    """What a topic's settings mean for its messages; settings we cannot read tell nothing."""
+    try:
+        milliseconds, size = int(settings["retention.ms"]), int(settings["retention.bytes"])
+        if "delete" not in settings["cleanup.policy"]:
+            return Kept(Retention.FOREVER)
+    except (KeyError, TypeError, ValueError):
+        return Kept()
+    if milliseconds < 0:
+        return Kept(Retention.SIZE if size >= 0 else Retention.FOREVER)
+    return Kept(Retention.TIME_OR_SIZE if size >= 0 else Retention.TIME, milliseconds)
 
 
 def connection_properties(

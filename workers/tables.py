@@ -119,10 +119,13 @@ class TopicTables:
 
     def __init__(
         self, store: ObjectStore, tables: TableStore, topic: str, *, dlq_enabled: bool,
-        on_doubt: Callable[[RecoverableError], None] = lambda error: None,
+        on_doubt: Callable[[RecoverableError], None] = lambda error: None, prefix: str = "",
     ) -> None:
-        """on_doubt is told of each commit whose answer was an error, before it is read back."""
+        """on_doubt is told of each commit whose answer was an error, before it is read back.
+        prefix: before the tables' usual names, for those of a rewind."""
         self._store, self._tables, self._topic = store, tables, topic
+        self._bronze_folder = prefix + bronze_table(topic)
+        self._dlq_folder = prefix + dlq_table(topic)
         self._dlq_enabled = dlq_enabled
         self._on_doubt = on_doubt
         self._bronze: Table | None = None
@@ -134,10 +137,10 @@ class TopicTables:
         Raises `TableMismatch`, `TableVanished` (it was there once) or `StorageUnavailable`.
         """
         self._bronze = ensure_table(
-            self._store, self._tables, bronze_table(self._topic), _ROLES[BRONZE].schema)
+            self._store, self._tables, self._bronze_folder, _ROLES[BRONZE].schema)
         if self._dlq_enabled:
             self._dlq = ensure_table(
-                self._store, self._tables, dlq_table(self._topic), _ROLES[DLQ].schema)
+                self._store, self._tables, self._dlq_folder, _ROLES[DLQ].schema)
 
     @property
     def bronze(self) -> Table:
@@ -153,7 +156,7 @@ class TopicTables:
 
     def open_existing(self) -> None:
         """Open the bronze table of a topic that is no longer configured, to roll it forward."""
-        self._bronze = self._must_open(bronze_table(self._topic))
+        self._bronze = self._must_open(self._bronze_folder)
 
     def _must_open(self, folder: str) -> Table:
         table = self._tables.open(folder)
@@ -171,11 +174,11 @@ class TopicTables:
         dlq_version = None
         if manifest.dead_letter_spans:
             if self._dlq is None:
-                self._dlq = self._must_open(dlq_table(self._topic))
-            self._commit(self._dlq, dlq_table(self._topic), _ROLES[DLQ],
+                self._dlq = self._must_open(self._dlq_folder)
+            self._commit(self._dlq, self._dlq_folder, _ROLES[DLQ],
                          manifest.dead_letter_spans, manifest.files_of(DLQ), number)
             dlq_version = self._dlq.version
-        self._commit(self.bronze, bronze_table(self._topic), _ROLES[BRONZE],
+        self._commit(self.bronze, self._bronze_folder, _ROLES[BRONZE],
                      manifest.spans, manifest.files_of(BRONZE), number)
         return Versions(self.bronze.version, dlq_version)
 
@@ -248,6 +251,12 @@ class TopicTables:
         return {partition: self.bronze.txn_version(self._app_id(partition))
                 for partition in partitions}
 
+    def positions_of_existing(self, partitions: Iterable[int]) -> dict[int, int | None]:
+        """The same, of a table that may not have been made yet, and is not by this."""
+        table = self._tables.open(self._bronze_folder)
+        return {partition: None if table is None else table.txn_version(self._app_id(partition))
+                for partition in partitions}
+
     def knows_topic_id(self, topic_id: str) -> bool:
         """Whether the table was begun for this very creation of the topic."""
         return self.bronze.txn_version(topic_id_app_id(self._topic, topic_id)) is not None
@@ -277,9 +286,8 @@ class TopicTables:
                 last = error
                 self._on_doubt(error)
                 self.bronze.refresh()
-                self._tables.check(
-                    bronze_table(self._topic), self.bronze, _ROLES[BRONZE].schema)
+                self._tables.check(self._bronze_folder, self.bronze, _ROLES[BRONZE].schema)
         if isinstance(last, StorageUnavailable):
             raise last
-        raise TableUnavailable(f"table {bronze_table(self._topic)}: a commit without rows was "
+        raise TableUnavailable(f"table {self._bronze_folder}: a commit without rows was "
                                f"refused {COMMIT_ATTEMPTS_MAX} times: {last}")

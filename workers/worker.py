@@ -25,7 +25,7 @@ from shared.errors import (
     StorageUnavailable, TopicRecreated, TopicStopped,
 )
 from shared.exit_codes import WorkerExit
-from shared.layout import Histogram, Order, Paused, Report
+from shared.layout import Histogram, Order, Paused, Report, check_of
 from shared.logs import RateLimit, log_event
 from shared.memory import MB, RECYCLE_AGE_S, SEND_EARLY_BYTES, need
 from shared.object_store import ObjectStore
@@ -42,7 +42,7 @@ from workers.loan import Loan, Terms
 from workers.loan_words import of_worker
 from workers.pages import Tidier
 from workers.ranges import join
-from workers.read_through import ReadThrough
+from workers.read_through import UNKNOWN, ReadThrough
 from workers.reporter import Reporter
 from workers.tables import TopicTables
 
@@ -160,6 +160,7 @@ class Worker:
         self._out: BallotOut | None = None
         self._owed: Owed | None = None
         self._voted_cycle = 0
+        self._voted_for: frozenset[int] = frozenset()
         self._voted_at = 0.0
         self._rolled_through = 0
         self._finished = Finished()
@@ -316,6 +317,7 @@ class Worker:
             log_event(logger, logging.INFO, "partitions_assigned", topic=self._p.topic,
                       starts=starts)
         self._joined = True
+        self._own_committed_through()
         self._slot.set_report(Report.STARTED, self._p.incarnation)
         self._p.wake_supervisor()
         self._p.tidier.after_start()
@@ -324,6 +326,8 @@ class Worker:
     def _on_revoke(self, partitions: tuple[int, ...]) -> None:
         """Drop everything undecided: an open file mixes partitions, the next owner reads on."""
         self._assigned -= set(partitions)
+        # What was true of more partitions is true of these.
+        self._slot.set_report(Report.COMMITTED_OF, check_of(*sorted(self._assigned)))
         self._restart = Restart.EVERYTHING
         if self._out is not None:
             self._out.orphaned = True
@@ -371,6 +375,8 @@ class Worker:
         self._slot.histograms[Histogram.COMMIT].observe(self._clock.monotonic() - now)
         self._reporter.committed(owed.manifest)
         self._report_done(owed.number)
+        if self._assigned <= self._voted_for:
+            self._committed_through(owed.manifest.valid_through_ms)
         self._reporter.clear_error()
         self._p.wake_supervisor()
         self._tell_offsets(wait=False)
@@ -423,6 +429,9 @@ class Worker:
         self._slot.set_report(Report.FLUSH_WANTED, 0)
         if not self._prepared:
             self._reporter.clear_error()
+            self._committed_through(self._read_through.moment(
+                self._assigned, self._draft.book.ends, self._p.source.ends(),
+                self._clock.unix_ms()))
             return Vote.EMPTY
         manifest = self._manifest(self._valid_through_ms())
         content = encode(manifest)
@@ -430,6 +439,7 @@ class Worker:
             raise ManifestTooLarge(f"{len(content)} bytes, {len(manifest.files)} files")
         self._slot.manifest.write(content)
         self._out = BallotOut(cycle_id, manifest, self._prepared)
+        self._voted_for = frozenset(self._assigned)
         self._prepared = []
         return Vote.PREPARED
 
@@ -692,6 +702,21 @@ class Worker:
         if self._started and now >= self._lag_at:
             self._lag_at = now + LAG_INTERVAL_S
             self._publish_lag()
+            kept = self._p.source.retention()
+            slot.set_report(Report.RETENTION_MS, kept.milliseconds)
+            slot.set_report(Report.RETENTION, kept.kind)
+
+    def _own_committed_through(self) -> None:
+        """Keep what an earlier incarnation has told of the very same partitions, or nothing."""
+        check = check_of(*sorted(self._assigned))
+        if self._slot.report(Report.COMMITTED_OF) != check:
+            self._slot.set_report(Report.COMMITTED_THROUGH_MS, UNKNOWN)
+            self._slot.set_report(Report.COMMITTED_OF, check)
+
+    def _committed_through(self, moment_ms: int) -> None:
+        """The tables have all of the partitions up to this moment; UNKNOWN changes nothing."""
+        before = self._slot.report(Report.COMMITTED_THROUGH_MS)
+        self._slot.set_report(Report.COMMITTED_THROUGH_MS, max(before, moment_ms))
 
     def _publish_lag(self) -> None:
         """Messages not read yet; control records the client has passed over do not count."""

@@ -10,6 +10,7 @@ import pytest
 from confluent_kafka import Producer
 
 from shared.errors import Fenced, TopicMissing
+from shared.layout import Retention
 from tests.conftest import TopicNames
 from tests.fakes.config import make_config
 from tests.fakes.source import MemorySource, MemoryTopic
@@ -17,7 +18,7 @@ from tests.services import KafkaService
 from tests.waiting import wait_until
 from workers.batch import Batch
 from workers.kafka_source import (
-    SESSION_TIMEOUT_MS, KafkaSource, OutOfRange, Source, group_instance_id,
+    SESSION_TIMEOUT_MS, KafkaSource, Kept, OutOfRange, Source, group_instance_id,
 )
 
 JOIN_S = 30.0
@@ -125,6 +126,22 @@ def test_source_reads_from_where_the_table_says(rig: Rig) -> None:
     assert batch.offsets == list(range(30, MESSAGES))
     assert batch.values[0] == b"30"
     assert rig.source.positions()[0] == MESSAGES
+
+
+def test_source_learns_how_long_messages_are_kept_without_waiting(
+    kafka: KafkaService, topic_names: TopicNames
+) -> None:
+    """A question is sent; the answer is there some turns later, and asked for anew minutes later.
+    """
+    topic = topic_names()[0]
+    kafka.create_topic(topic, config={"retention.ms": 7_200_000, "retention.bytes": 1 << 30})
+    config = make_config((topic,), {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap,
+                                    "KAFKA_GROUP_ID": f"group-{topic}"})
+    source = KafkaSource(config.kafka, config.limits, topic, "0", lambda cause: None)
+    assert source.retention() == Kept()
+    wait_until(lambda: source.retention() == Kept(Retention.TIME_OR_SIZE, 7_200_000), JOIN_S,
+               "the broker has told")
+    source.close()
 
 
 def test_source_delivers_again_after_a_rewind_and_tells_no_position_before(rig: Rig) -> None:

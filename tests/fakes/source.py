@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from shared.errors import IngestError, KafkaUnavailable, TopicMissing, TopicStopped
 from tests.fakes.faults import Faults
 from workers.batch import Batch, Header
-from workers.kafka_source import AssignmentFailed, OnAssign, OnRevoke, OutOfRange, Polled, Watermarks
+from workers.kafka_source import (
+    AssignmentFailed, Kept, OnAssign, OnRevoke, OutOfRange, Polled, Watermarks,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,7 @@ class MemoryTopic:
 
     partition_count: int = 1
     topic_id: str | None = "id-1"
+    kept: Kept = field(default_factory=Kept)
     entries: dict[int, list[Entry]] = field(default_factory=dict)
     firsts: dict[int, int] = field(default_factory=dict)
     group_offsets: dict[int, int] = field(default_factory=dict)
@@ -186,6 +189,10 @@ class MemorySource:
                 return self.ends()
         except KafkaUnavailable:
             return {}
+
+    def retention(self) -> Kept:
+        """See `Source`."""
+        return self.topic.kept
 
     def rewind(self, offsets: Mapping[int, int]) -> None:
         """See `Source`; like the client it forgets the position until it delivers again."""

@@ -148,6 +148,11 @@ def test_a_store_that_is_away_is_the_cause_of_a_red_page(
     environ = ls.settings(kafka.bootstrap, ls.store_lake(own_minio, lake_prefix), topics)
     with Service(environ, 2) as service:
         service.wait_healthy(ls.START_S)
+        before = service.wait_for(
+            lambda page: all(entry["retention"] == "time" and entry["time_to_loss_seconds"]
+                             for entry in page["topics"].values()), ls.LAND_S,
+            "it is known when something would be lost")["topics"]
+        began = time.monotonic()
         own_minio.kill()
         for topic in topics:
             ls.send(kafka.bootstrap, topic, ls.numbered(5))
@@ -155,6 +160,11 @@ def test_a_store_that_is_away_is_the_cause_of_a_red_page(
             ls.wait_for_error(service, topic, "StorageUnavailable", ls.LAND_S)
         code, told = run(service.environ, "doctor")
         assert run(service.environ, "status")[0] == 1
+        for topic, entry in service.topics().items():
+            # Kafka keeps for a week; the time runs from the last moment all was in the tables.
+            passed = before[topic]["time_to_loss_seconds"] - entry["time_to_loss_seconds"]
+            assert 0 < passed < time.monotonic() - began + 30
+            assert entry["time_to_loss_seconds"] < 7 * 86_400 - 3
     diagnoses = found(told)
     assert (code, list(diagnoses)) == (1, ["store"])
     assert diagnoses["store"]["subjects"] == ["list"]

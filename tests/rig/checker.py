@@ -98,6 +98,8 @@ def check(
     *,
     complete: bool = True,
     dlq: bool = True,
+    prefix: str = "",
+    spans: Mapping[int, tuple[int, int]] | None = None,
 ) -> Report:
     """Hold every row of every table against the ledger.
 
@@ -111,6 +113,8 @@ def check(
             bronze table holds for the partition, so that a running service can be judged.
         dlq: whether the dead letter queue is on. When it is off, malformed messages must be in
             no table at all.
+        prefix: before the usual names of the tables, for those of a rewind.
+        spans: partition to offsets [start, end): nothing else may be there. By default all.
     """
     report = Report()
     names = ledger.topics() if topics is None else list(topics)
@@ -119,7 +123,7 @@ def check(
     for name in readers:
         reader = reader_named(name, storage_options)
         for topic in names:
-            _TopicJudge(report, ledger, lake_uri, topic, reader, dlq).judge(
+            _TopicJudge(report, ledger, lake_uri, topic, reader, dlq, prefix, spans).judge(
                 None if complete else _positions(ledger, lake_uri, storage_options, topic)
             )
     return report
@@ -147,15 +151,18 @@ class _TopicJudge:
         topic: str,
         reader: Reader,
         dlq: bool,
+        prefix: str,
+        spans: Mapping[int, tuple[int, int]] | None,
     ) -> None:
         self._report = report
         self._lake_uri = lake_uri
         self._topic = topic
         self._reader = reader
-        self._tables = [_Table(bronze_table(topic), BRONZE_COLUMNS, IN_BRONZE)]
+        self._tables = [_Table(prefix + bronze_table(topic), BRONZE_COLUMNS, IN_BRONZE)]
         if dlq:
-            self._tables.append(_Table(dlq_table(topic), DLQ_COLUMNS, IN_DLQ))
+            self._tables.append(_Table(prefix + dlq_table(topic), DLQ_COLUMNS, IN_DLQ))
         self._malformed_bit = IN_DLQ if dlq else 0
+        self._spans = spans
         self._ledgers = dict(ledger.partitions(topic))
         self._seen = {number: bytearray(len(part)) for number, part in self._ledgers.items()}
 
@@ -267,6 +274,9 @@ class _TopicJudge:
     def _judge_fates(self, partition: int, part: PartitionLedger, end: int | None) -> None:
         """Compare where each offset turned up with where it belongs."""
         expected = part.kinds.translate(self._belongs())
+        if self._spans is not None:
+            start, stop = self._spans.get(partition, (0, 0))
+            expected[:start], expected[stop:] = bytes(start), bytes(len(part) - stop)
         seen = self._seen[partition]
         where = f"{self._topic} by {self._reader.name}"
         if seen == expected:

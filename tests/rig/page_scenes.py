@@ -22,13 +22,18 @@ from healthcheck.moment import Observer
 from healthcheck.server import HealthServer, listen
 from shared.block import Block, Slot
 from shared.clock import SystemClock, rfc3339
-from shared.layout import Header, Order, Paused, Report
+from shared.layout import Header, Order, Paused, Report, Retention
 from shared.protocol import Phase, Standing
 
 TOPICS = ("orders", "payments", "customers", "shipments", "inventory", "clicks", "invoices",
           "returns.eu-west-1")
 RATES = (1200, 340, 25, 80, 410, 5200, 12, 3)
 """Messages per second, topic by topic."""
+RETENTIONS = (
+    (Retention.TIME, 168), (Retention.TIME, 1), (Retention.FOREVER, 0), (Retention.TIME, 72),
+    (Retention.TIME, 168), (Retention.TIME_OR_SIZE, 24), (Retention.UNKNOWN, 0),
+    (Retention.TIME, 168))
+"""How Kafka keeps each, and for how many hours."""
 COMMIT_EVERY_S = 10
 OUTAGE_S = 200
 COMMITTED_S = 4
@@ -161,6 +166,9 @@ def _set_well(slot: Slot, per_s: int, now_ms: int) -> None:
         (Report.LAST_COMMIT_AT_MS, now_ms - 1000 * COMMITTED_S),
         (Report.BORROWED, 300_000 + 400 * per_s), (Report.ROWS, per_s * RUNNING_S),
         (Report.DEAD_LETTERS_EMPTY, 17 * (slot.index % 3)),
+        (Report.COMMITTED_THROUGH_MS, now_ms - 1000 * COMMITTED_S),
+        (Report.RETENTION, RETENTIONS[slot.index][0]),
+        (Report.RETENTION_MS, 3_600_000 * RETENTIONS[slot.index][1]),
     ):
         slot.set_report(report, value)
 
@@ -169,6 +177,7 @@ def _set_stopped(slot: Slot, per_s: int, now_ms: int, scene: Scene) -> None:
     for report, value in (
         (Report.LAG, per_s * OUTAGE_S), (Report.VALID_THROUGH_MS, now_ms - 1000 * OUTAGE_S),
         (Report.LAST_COMMIT_AT_MS, now_ms - 1000 * OUTAGE_S), (Report.BORROWED, 0),
+        (Report.COMMITTED_THROUGH_MS, now_ms - 1000 * OUTAGE_S),
         (Report.ERROR_ACTIVE, 1), (Report.PAUSED, Paused.BACKING_OFF),
     ):
         slot.set_report(report, value)

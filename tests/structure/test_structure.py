@@ -31,8 +31,8 @@ MAY_IMPORT = {
 """Package -> ours it may import; the benchmark and the demo look at the service from outside."""
 
 ONE_PLACE = {
-    "confluent_kafka": {"workers/kafka_source.py", "tools/kafka_probe.py", "demo/broker.py",
-                        "demo/feeder.py"},
+    "confluent_kafka": {"workers/kafka_source.py", "tools/kafka_probe.py",
+                        "tools/rewind_source.py", "demo/broker.py", "demo/feeder.py"},
     "deltalake": {"workers/delta_table.py", "tools/lake_probe.py", "bronze_reader/lake.py",
                   "demo/lake.py"},
     "obstore": {"shared/object_store.py"},
@@ -58,6 +58,7 @@ PURE = (
     "shared/replay_plan.py", "tools/replays.py", "tools/absorption.py",
     "tools/address.py", "tools/health.py", "tools/status.py", "tools/loss.py", "tools/causes.py",
     "tools/rules.py", "tools/diagnosis.py", "tools/doctor.py", "tools/words.py",
+    "tools/rewind_plan.py",
 )
 IMPURE_MODULES = {
     "os", "time", "socket", "subprocess", "threading", "logging", "pathlib", "random", "sys",

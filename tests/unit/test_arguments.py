@@ -29,7 +29,7 @@ def test_arguments_are_those_of_the_contract(argv: list[str], expected: Argument
     (["--workers"], "expected one argument"),
     (["--worker", "8"], "unknown arguments: --worker"),
     (["--demo=1"], "takes no value"),
-    (["8"], "there is no such command; there are run, check, status, doctor, verify, gaps, dlq, cut;"),
+    (["8"], "there are run, check, status, doctor, verify, gaps, dlq, cut, rewind;"),
     (["--demo", "8"], "unknown argument;"),
     (["-x"], "unknown argument: -x;"),
 ])

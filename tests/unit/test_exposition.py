@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from math import isnan
+from math import inf, isnan, nan
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,9 @@ from healthcheck.moment import Observer
 from healthcheck.render import rewritten
 from shared.block import Block
 from shared.clock import SystemClock
-from shared.layout import BUCKET_BOUNDS_S, Header, Histogram, Order, Paused, Report
+from shared.layout import (
+    BUCKET_BOUNDS_S, Header, Histogram, Order, Paused, Report, Retention,
+)
 from shared.protocol import Phase, Standing
 from tests.fakes.clock import FakeClock
 
@@ -30,7 +32,7 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 # Words that are no figures: identities, votes, and what /health or the page alone show.
 NOT_EXPOSED: frozenset[object] = frozenset({
     Report.BALLOT, Report.DONE_RECORD, Report.FINISHED_CHECK, Report.STARTED, Report.FLUSH_WANTED,
-    Report.LAST_COMMIT_NS,
+    Report.LAST_COMMIT_NS, Report.COMMITTED_OF,
     Order.INCLUDED_CYCLE, Order.INCLUDED_RECORD, Order.INCLUDED_CHECK, Order.RESET_CYCLE,
     Order.SPAWNED_AT_MS, Order.STANDING_SINCE_MS, Order.FOREIGN_RECORD,
     Header.MAGIC, Header.LAYOUT_VERSION, Header.TOPIC_COUNT, Header.SUPERVISOR_PID,
@@ -148,11 +150,14 @@ def test_every_figure_of_the_block_shows_in_the_metrics(
         slot.set_report(Report.INCARNATION, 5)
     if word is not Report.HEARTBEAT_NS:
         slot.set_report(Report.HEARTBEAT_NS, 10**15 - 5 * 10**9)
+    if word is Report.RETENTION_MS or word is Report.COMMITTED_THROUGH_MS:
+        slot.set_report(Report.RETENTION, Retention.TIME)
     if word is Header.DECIDING_SINCE_NS:
         block.set_phase(3, Phase.DECIDING)
     before = samples(scrape())
     if isinstance(word, Report):
-        slot.set_report(word, {Report.PAUSED: 2, Report.INCARNATION: 5}.get(word, 7))
+        slot.set_report(word, {
+            Report.PAUSED: 2, Report.INCARNATION: 5, Report.RETENTION: 4}.get(word, 7))
     elif isinstance(word, Order):
         slot.set_order(word, {Order.STANDING: 3, Order.INCARNATION: 0}.get(word, 7))
     else:
@@ -289,6 +294,29 @@ def test_lag_in_seconds_is_not_known_before_the_worker_says_so(
     families = scrape()
     assert value(families, "bronze_lag_seconds", topic=TOPICS[0]) == 4.5
     assert value(families, "bronze_lag_seconds", topic=TOPICS[1]) == 0
+
+
+@pytest.mark.parametrize(("kind", "age_ms", "expected", "kept"), [
+    (Retention.TIME, 4_500, 95.5, 100), (Retention.TIME_OR_SIZE, 4_500, 95.5, 100),
+    (Retention.TIME, 200_000, 0, 100), (Retention.TIME, -4_500, 100, 100),
+    (Retention.TIME, None, nan, 100), (Retention.UNKNOWN, 4_500, nan, nan),
+    (Retention.SIZE, 4_500, nan, nan), (Retention.FOREVER, 4_500, inf, inf),
+    (Retention.FOREVER, None, inf, inf), (max(Retention) + 1, 4_500, nan, nan)])
+def test_time_to_loss_is_what_is_left_of_the_retention(
+    block: Block, scrape: Callable[[], dict[str, Family]], kind: int, age_ms: int | None,
+    expected: float, kept: float,
+) -> None:
+    """Never a number where one of the two is not known; a clock set back adds nothing."""
+    now_ms = FrozenClock().unix_ms()
+    slot = block.slot(0)
+    slot.set_report(Report.RETENTION, kind)
+    slot.set_report(Report.RETENTION_MS, 100_000)
+    slot.set_report(Report.COMMITTED_THROUGH_MS, 0 if age_ms is None else now_ms - age_ms)
+    families = scrape()
+    found = value(families, "bronze_time_to_loss_seconds", topic=TOPICS[0])
+    assert found == pytest.approx(expected, nan_ok=True)
+    assert value(families, "bronze_retention_seconds", topic=TOPICS[0]) == pytest.approx(
+        kept, nan_ok=True)
 
 
 def test_each_phase_has_its_own_durations(

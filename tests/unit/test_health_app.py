@@ -27,7 +27,7 @@ from healthcheck.headers import SECURITY_HEADERS
 from healthcheck.moment import LOOK_INTERVAL_S
 from healthcheck.server import CONNECTIONS_MAX, REQUEST_SECONDS
 from shared.block import Block
-from shared.layout import Header, Order, Paused, Report
+from shared.layout import Header, Order, Paused, Report, Retention
 from shared.protocol import Phase, Standing
 from tests.waiting import wait_until
 
@@ -108,13 +108,13 @@ def test_health_has_exactly_the_promised_shape(block: Block, client: FlaskClient
         "topics": {
             "orders": {
                 "state": "active", "pid": 200, "incarnation": 1, "restarts": 0, "lag": 0,
-                "lag_seconds": None,
+                "lag_seconds": None, "retention": "unknown", "time_to_loss_seconds": None,
                 "rows": 1234, "dead_letters": 3, "partitions": 4, "paused": "cycle_full",
                 "last_commit": "2023-11-14T22:14:20.500Z", "table_version": 12, "failures": 0,
                 "last_error": REFUSED},
             "payments": {
                 "state": "active", "pid": 201, "incarnation": 1, "restarts": 0, "lag": None,
-                "lag_seconds": None,
+                "lag_seconds": None, "retention": "unknown", "time_to_loss_seconds": None,
                 "rows": 0, "dead_letters": 0, "partitions": 0, "paused": None,
                 "last_commit": None, "table_version": 0, "failures": 0, "last_error": None}},
     }
@@ -128,6 +128,22 @@ def test_health_tells_up_to_when_a_topic_is_read(block: Block, client: FlaskClie
     topics = client.get("/health").get_json()["topics"]
     assert 3_599 < topics["orders"]["lag_seconds"] < 3_700
     assert topics["payments"]["lag_seconds"] == 0
+
+
+def test_health_tells_how_soon_kafka_deletes_what_is_in_no_table(
+    block: Block, client: FlaskClient
+) -> None:
+    """JSON has no infinity, so the word beside it says what null means."""
+    block.slot(0).set_report(Report.RETENTION, Retention.TIME_OR_SIZE)
+    block.slot(0).set_report(Report.RETENTION_MS, 7_200_000)
+    block.slot(0).set_report(
+        Report.COMMITTED_THROUGH_MS, time.time_ns() // 1_000_000 - 3_600_000)
+    block.slot(1).set_report(Report.RETENTION, Retention.FOREVER)
+    topics = client.get("/health").get_json()["topics"]
+    assert topics["orders"]["retention"] == "time_or_size"
+    assert 3_500 < topics["orders"]["time_to_loss_seconds"] <= 3_600
+    assert topics["payments"]["retention"] == "forever"
+    assert topics["payments"]["time_to_loss_seconds"] is None
 
 
 def test_health_before_the_first_cycle_knows_no_dates(

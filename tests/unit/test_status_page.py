@@ -25,9 +25,9 @@ from healthcheck.moment import Moment, Observer, Trends
 from healthcheck.snapshot import ServiceSnapshot, Trouble
 from healthcheck.status import REASONS_MAX, Group, grouped, page_of
 from healthcheck.style import STYLE
-from healthcheck.verdict import NOTHING_WAITS, Code, Reason, Waiting, judge
+from healthcheck.verdict import NOTHING_WAITS, Code, Reason, Waiting, judge, loss_is_near
 from shared.block import Block
-from shared.layout import Paused, Report
+from shared.layout import Paused, Report, Retention
 from shared.protocol import Phase, Standing
 from tests.fakes.clock import FakeClock
 from tests.fakes.snapshots import DEADLINE_S, INTERVAL_S, NOW_MS, NOW_NS, S_NS, a_service, a_topic
@@ -182,8 +182,40 @@ def test_what_is_not_known_is_no_number() -> None:
     unknown = Trend(None, None, (), ())
     page = shown(a_service(a_topic(report={"LAG_KNOWN": 0}), STARTED_AT_MS=0), unknown)
     row = [text for path, text in page.texts if "tbody" in path and path[-1] == "td"]
-    assert row == ["active", "-", "-", "-", "-", "-", "0", "-", "0.0 MB"]
+    assert row == ["active", "-", "-", "-", "-", "unknown", "-", "0", "-", "0.0 MB"]
     assert "No cycle has committed yet." in page.text
+
+
+@pytest.mark.parametrize(("kind", "left_s", "words", "is_bad"), [
+    (Retention.TIME, 7 * 86_400, ["7 d 0 h"], False),
+    (Retention.TIME, 3_599, ["60 min loss is near", "loss is near"], True),
+    (Retention.TIME, 0, ["0 s loss is near", "loss is near"], True),
+    (Retention.TIME_OR_SIZE, 86_400, ["24 h 0 min or by size", "or by size"], False),
+    (Retention.SIZE, 86_400, ["unknown or by size", "or by size"], False),
+    (Retention.FOREVER, 0, ["never"], False), (Retention.UNKNOWN, 0, ["unknown"], False),
+])
+def test_time_to_loss_stands_beside_the_lag(
+    kind: Retention, left_s: int, words: list[str], is_bad: bool
+) -> None:
+    """In words where it is no number; in red only where somebody must act."""
+    kept_ms = 8 * 86_400_000
+    content = render(moment_of(a_service(a_topic(report={
+        "RETENTION": kind, "RETENTION_MS": kept_ms,
+        "COMMITTED_THROUGH_MS": NOW_MS - kept_ms + 1000 * left_s}))),
+        Trends(900.0, (QUIET,)), ADDRESSES)
+    cell = re.search(r'<td[^>]*data-label="Time to loss">(.*?)</td>', content, re.DOTALL)
+    assert cell is not None
+    assert " ".join(re.sub(r"<[^>]*>", "", cell[1]).split()) == words[0]
+    assert ("loss is near" in cell[1]) is is_bad
+    assert ('"number bad" data-label="Time to loss"' in content) is is_bad
+
+
+def test_a_short_retention_is_no_alarm_while_messages_get_to_their_tables() -> None:
+    """Who keeps messages for ten minutes has them lost within the hour, on purpose."""
+    for age_s, is_near in ((100, False), (130, True)):
+        topic = a_topic(report={"RETENTION": Retention.TIME, "RETENTION_MS": 600_000,
+                                "COMMITTED_THROUGH_MS": NOW_MS - 1000 * age_s})
+        assert loss_is_near(a_service(topic), topic, NOW_MS) is is_near
 
 
 def test_an_error_that_is_over_looks_and_reads_otherwise_than_one_of_now() -> None:

@@ -13,7 +13,7 @@ from shared.errors import (
     CommitConflict, Fenced, KafkaUnavailable, ManifestTooLarge, StorageUnavailable, TopicRecreated,
 )
 from shared.exit_codes import WorkerExit
-from shared.layout import Order, Paused, Report
+from shared.layout import Order, Paused, Report, Retention
 from shared.memory import FLOOR_BYTES, MESSAGE_BYTES_UNKNOWN, RECYCLE_AGE_S, need
 from shared.naming import position_app_id
 from shared.protocol import Phase, Vote
@@ -21,7 +21,7 @@ from shared.records import BRONZE, DLQ, Lost
 from tests.fakes.faults import FOREVER, When
 from tests.fakes.source import Entry
 from tests.fakes.worker_rig import FOLDERS, TOPIC, WorkerRig
-from workers.kafka_source import AssignmentFailed, Polled
+from workers.kafka_source import AssignmentFailed, Kept, Polled
 from workers.ranges import OffsetRegression
 from workers.worker import BUDGET_PATIENCE_S, FLUSH_WAIT_S
 
@@ -1208,6 +1208,111 @@ def test_heartbeat_and_lag_are_written_by_the_loop_itself(rig: WorkerRig) -> Non
     rig.worker.run_once()
     assert rig.slot.report(Report.HEARTBEAT_NS) > beat
     assert (rig.slot.report(Report.LAG), rig.slot.report(Report.LAG_KNOWN)) == (7, 1)
+
+
+def committed_through(rig: WorkerRig) -> int:
+    """Up to when the tables have everything, as the worker tells it."""
+    return rig.slot.report(Report.COMMITTED_THROUGH_MS)
+
+
+def test_what_is_read_and_not_committed_counts_as_not_in_the_tables(rig: WorkerRig) -> None:
+    """Kafka may delete it, and a worker that dies would miss it."""
+    rig.start()
+    assert committed_through(rig) == 0, "nobody knows before the first vote"
+    rig.flush()
+    rig.abort()
+    before = committed_through(rig)
+    assert before == pytest.approx(rig.clock.unix_ms(), abs=1000), "nothing waits"
+    rig.clock.advance(60.0)
+    rig.topic.add(0, *values(3))
+    rig.turn(3)
+    assert rig.slot.report(Report.LAG) == 0 and committed_through(rig) == before
+    rig.cycle()
+    assert committed_through(rig) == pytest.approx(rig.clock.unix_ms(), abs=2000)
+
+
+def test_a_topic_whose_cycles_fail_stays_where_its_tables_are(rig: WorkerRig) -> None:
+    """Reading on is not being safe."""
+    rig.start()
+    rig.topic.add(0, *values(3))
+    rig.turn(2)
+    rig.cycle()
+    before = committed_through(rig)
+    assert before > 0
+    rig.topic.add(0, *values(3))
+    rig.turn(2)
+    for _ in range(3):
+        rig.clock.advance(60.0)
+        rig.flush()
+        rig.abort()
+    assert committed_through(rig) == before
+
+
+def test_a_successor_goes_on_from_what_was_told_of_the_same_partitions(rig: WorkerRig) -> None:
+    """It dies while the store is away, and its successor cannot commit: the time still runs."""
+    rig.start()
+    rig.topic.add(0, *values(3))
+    rig.turn(2)
+    rig.cycle()
+    before = committed_through(rig)
+    rig.hire()
+    rig.start()
+    assert committed_through(rig) == before > 0
+
+
+def test_of_other_partitions_nothing_is_known(tmp_path: Path) -> None:
+    """They may have waited at another instance for days."""
+    rig = WorkerRig(tmp_path, partitions=2)
+    rig.hire(assigns_all=False)
+    rig.source.assign(0)
+    rig.start()
+    rig.topic.add(0, *values(3))
+    rig.turn(2)
+    rig.cycle()
+    assert committed_through(rig) > 0
+    rig.source.assign(1)
+    rig.turn(2)
+    assert committed_through(rig) == 0
+    rig.flush()
+    rig.abort()
+    known = committed_through(rig)
+    assert known > 0
+    rig.source.revoke(1)
+    rig.turn(3)
+    rig.hire(assigns_all=False)
+    rig.source.assign(0)
+    rig.start()
+    assert committed_through(rig) == known, "what is true of both is true of one"
+
+
+def test_a_vote_from_before_a_new_partition_tells_nothing_of_it(tmp_path: Path) -> None:
+    """Its manifest speaks of the partitions that its worker had then."""
+    rig = WorkerRig(tmp_path, partitions=2)
+    rig.hire(assigns_all=False)
+    rig.source.assign(0)
+    rig.start()
+    rig.topic.add(0, *values(3))
+    rig.turn(2)
+    assert rig.flush() is Vote.PREPARED
+    rig.clock.advance(FLUSH_WAIT_S)
+    rig.topic.add(1, *values(3))
+    rig.source.assign(1)
+    rig.turn()
+    rig.decide()
+    rig.turn()
+    assert rig.position() == 3, "it has committed"
+    assert committed_through(rig) == 0
+
+
+def test_how_long_kafka_keeps_the_topic_is_told(rig: WorkerRig) -> None:
+    """As the source knows it by then."""
+    rig.start()
+    assert rig.slot.report(Report.RETENTION) == Retention.UNKNOWN
+    rig.topic.kept = Kept(Retention.TIME, 3_600_000)
+    rig.clock.advance(2.0)
+    rig.turn()
+    assert rig.slot.report(Report.RETENTION) == Retention.TIME
+    assert rig.slot.report(Report.RETENTION_MS) == 3_600_000
 
 
 def test_worker_stops_when_told_and_leaves_the_group_quietly(rig: WorkerRig) -> None:
