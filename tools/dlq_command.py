@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from shared.config import Config
 from shared.exit_codes import ExitCode
 from supervisor.arguments import Parser, parse_strictly
-from tools.lake_command import Besides, parser_of, report_on
+from tools.lake_command import Besides, number, parser_of, report_on
 from tools.progress import counted
 from tools.report import Line, Status
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from tools.dead_letters import Group, Seen
 
 CHECK = "dlq"
-OFFSET_DIGITS_MAX = 18
 VALUE_BYTES_MAX = 64 * 1024 * 1024
 """Of a repaired value; brokers take a megabyte unless they are told otherwise."""
 
@@ -113,8 +112,8 @@ def show(argv: Sequence[str]) -> int:
     parser = parser_of("dlq show", "Show one dead letter whole. What a terminal would obey is in "
                                    "escapes; --save writes the value's own bytes to a file.")
     parser.add_argument("topic", metavar="TOPIC")
-    parser.add_argument("partition", metavar="PARTITION", type=_number)
-    parser.add_argument("offset", metavar="OFFSET", type=_number)
+    parser.add_argument("partition", metavar="PARTITION", type=number)
+    parser.add_argument("offset", metavar="OFFSET", type=number)
     parser.add_argument("--save", metavar="FILE", type=Path,
                         help="write the value, byte for byte, to a new file")
     given = parse_strictly(parser, argv)
@@ -184,9 +183,9 @@ def _replay_arguments(argv: Sequence[str]) -> argparse.Namespace:
     which.add_argument("--all", action="store_true", help="every one of the topic")
     which.add_argument("--fingerprint", metavar="F", type=_fingerprint,
                        help="those with this fingerprint, as `dlq list` has it")
-    which.add_argument("--offset", metavar="O", type=_number,
+    which.add_argument("--offset", metavar="O", type=number,
                        help="the one at this offset; with --partition")
-    parser.add_argument("--partition", metavar="P", type=_number)
+    parser.add_argument("--partition", metavar="P", type=number)
     parser.add_argument("--value-file", metavar="FILE", type=Path,
                         help="with --offset: the repaired value, in place of the stored one")
     parser.add_argument("--without-headers", action="store_true",
@@ -211,12 +210,6 @@ def _value_of(path: Path) -> tuple[bytes | None, Line | None]:
         return None, Line(CHECK, "value file", Status.FAIL,
                           f"has more than {VALUE_BYTES_MAX} bytes", "Name the right file.")
     return value, None
-
-
-def _number(text: str) -> int:
-    if text.isascii() and text.isdigit() and len(text) <= OFFSET_DIGITS_MAX:
-        return int(text)
-    raise argparse.ArgumentTypeError("is not a whole number")
 
 
 def _fingerprint(text: str) -> str:
