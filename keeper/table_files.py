@@ -209,14 +209,17 @@ class _Sweep:
         if self._facts is None:
             self._facts = self._read()
         facts = self._facts
-        unneeded = old.keys() - facts.decided - facts.state.which_live(old.keys())
+        unneeded = old.keys() - facts.state.which_live(old.keys())
         removed_ms = facts.state.removed_ms(unneeded)
         return [old[path] for path in sorted(unneeded)
-                if self._is_over(old[path], removed_ms.get(path), facts.days)]
+                if (self._is_long_gone(removed_ms[path], facts.days) if path in removed_ms
+                    else path not in facts.decided and self._is_orphan(old[path], facts.days))]
 
-    def _is_over(self, found: StoredObject, removed_ms: int | None, days: int) -> bool:
-        if removed_ms is not None:
-            return removed_ms < self._now_ms - days * DAY_MS
+    def _is_long_gone(self, removed_ms: int, days: int) -> bool:
+        return removed_ms < self._now_ms - days * DAY_MS
+
+    def _is_orphan(self, found: StoredObject, days: int) -> bool:
+        """Whether nobody who lives can still bring it into the table."""
         orphan_ms = self._now_ms - max(days, ORPHAN_DAYS_MIN) * DAY_MS
         return found.modified_s * 1000 < min(orphan_ms, self._started_at_ms)
 

@@ -318,12 +318,12 @@ MUTANTS = (
         "        if False:\n", (TABLE_FILES,)),
     Mutant(
         "a vacuum takes files that were decided and not committed", "keeper/table_files.py",
-        "old.keys() - facts.decided - ", "old.keys() - ", (TABLE_FILES,)),
+        "path not in facts.decided and ", "", (TABLE_FILES,)),
     Mutant(
         "a vacuum takes files that a living worker holds", "keeper/table_files.py",
         "min(orphan_ms, self._started_at_ms)", "orphan_ms", (TABLE_FILES,)),
     Mutant(
         "a vacuum takes a removed file at once", "keeper/table_files.py",
-        "            return removed_ms < self._now_ms - days * DAY_MS\n", "            return True\n",
+        "        return removed_ms < self._now_ms - days * DAY_MS\n", "        return True\n",
         (TABLE_FILES,)),
 )
