@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -15,7 +15,8 @@ from deltalake.exceptions import TableNotFoundError
 LEDGER = "bronze_cycles"
 _CUT_COLUMNS = ["record", "cycle_id", "instance", "topic", "decided_at", "completed_at",
                 "valid_through", "table_version", "dlq_table_version", "dead_letters"]
-_ARRIVAL_COLUMNS = ["record", "cycle_id", "topic", "decided_at", "rows", "dead_letters", "ranges"]
+_ARRIVAL_COLUMNS = ["record", "cycle_id", "topic", "decided_at", "rows", "dead_letters",
+                    "error_classes", "ranges"]
 
 
 class ReaderError(Exception):
@@ -53,7 +54,10 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """What one cycle brought one topic."""
+    """What one cycle brought one topic.
+
+    error_classes: dead letters by what is wrong with them; their sum is dead_letters.
+    """
 
     record: int
     cycle_id: int
@@ -61,6 +65,7 @@ class Arrival:
     decided_at: datetime
     rows: int
     dead_letters: int
+    error_classes: Mapping[str, int]
     spans: tuple[Span, ...]
 
 
@@ -165,7 +170,7 @@ class Lake:
         """
         table = until.open(topic, dlq=dlq).to_pyarrow_dataset()
         wanted = None
-        for span in self._spans(topic, after, until):
+        for span in self.spans_between(topic, after, until):
             part = ((ds.field("_kafka_partition") == span.partition)
                     & (ds.field("_kafka_offset") >= span.start)
                     & (ds.field("_kafka_offset") < span.end))
@@ -174,14 +179,20 @@ class Lake:
             return pa.RecordBatchReader.from_batches(table.schema, iter(()))
         return table.scanner(filter=wanted).to_reader()
 
-    def _spans(self, topic: str, after: Cut | int | None, until: Cut) -> Iterator[Span]:
-        """Ranges of a partition follow each other without a hole, so one span covers them."""
+    def spans_between(
+        self, topic: str, after: Cut | int | None, until: Cut | int | None = None,
+    ) -> tuple[Span, ...]:
+        """The offsets that came behind `after` up to and with `until`, one span a partition.
+
+        For engines that filter by themselves; `sql_condition` writes them as SQL.
+        """
+        # Ranges of a partition follow each other without a hole, so one span covers them.
         joined: dict[int, Span] = {}
         for arrival in self.between(after, until):
             for span in arrival.spans if arrival.topic == topic else ():
                 first = joined.get(span.partition, span)
                 joined[span.partition] = Span(span.partition, first.start, span.end)
-        yield from joined.values()
+        return tuple(joined[partition] for partition in sorted(joined))
 
     def _cut_at(self, chosen: Mapping[str, Any], rows: list[dict[str, Any]]) -> Cut:
         versions: dict[str, int | None] = {}
@@ -208,6 +219,16 @@ class Lake:
         found = ledger.to_pyarrow_dataset().to_table(columns=columns, filter=wanted)
         rows: list[dict[str, Any]] = found.to_pylist()
         return rows
+
+
+def sql_condition(spans: Iterable[Span]) -> str:
+    """A condition that is true for the rows in the spans, and false where there are none.
+
+    In the SQL that DuckDB, Polars and Spark share; they skip files by it.
+    """
+    parts = [f"(_kafka_partition = {span.partition:d} and _kafka_offset >= {span.start:d}"
+             f" and _kafka_offset < {span.end:d})" for span in spans]
+    return f"({' or '.join(parts)})" if parts else "false"
 
 
 def _choose(
@@ -244,4 +265,5 @@ def _arrival(row: Mapping[str, Any]) -> Arrival:
     return Arrival(
         row["record"], row["cycle_id"], row["topic"], row["decided_at"], row["rows"],
         row["dead_letters"],
+        {one["error_class"]: one["count"] for one in row["error_classes"] or ()},
         tuple(Span(part["partition"], part["start"], part["end"]) for part in row["ranges"]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -89,7 +90,8 @@ class MadeLake:
         columns = {
             "_kafka_partition": [partition for partition, _ in rows],
             "_kafka_offset": [offset for _, offset in rows],
-            "_kafka_timestamp": [moment] * len(rows), "_ingested_at": [moment] * len(rows)}
+            "_kafka_timestamp": [moment] * len(rows), "_ingested_at": [moment] * len(rows),
+            **self.contents(topic, table, rows)}
         batch = pa.record_batch(
             [pa.array(columns.get(field.name, [None] * len(rows)), field.type)
              for field in schema], schema=schema)
@@ -99,6 +101,12 @@ class MadeLake:
         folder = bronze_table(topic) if table == BRONZE else dlq_table(topic)
         self._store.put(f"{folder}/{encoded.file.path}", encoded.content)
         return encoded.file
+
+    def contents(
+        self, topic: str, table: str, rows: list[tuple[int, int]],
+    ) -> dict[str, list[Any]]:
+        """More columns of rows at such partitions and offsets; those left out are null."""
+        return {}
 
     def enter(self) -> None:
         """Bring the ledger up to date."""
