@@ -194,6 +194,11 @@ class Lake:
                 joined[span.partition] = Span(span.partition, first.start, span.end)
         return tuple(joined[partition] for partition in sorted(joined))
 
+    def cycles(self, until: Cut) -> ds.Dataset:
+        """The ledger's rows of committed cycles up to and with `until`, for engines that query it."""
+        return self._ledger().to_pyarrow_dataset().filter(
+            (ds.field("status") == "committed") & (ds.field("record") <= until.record))
+
     def _cut_at(self, chosen: Mapping[str, Any], rows: list[dict[str, Any]]) -> Cut:
         versions: dict[str, int | None] = {}
         valid_through: dict[str, datetime | None] = {}
@@ -211,14 +216,16 @@ class Lake:
                    chosen["completed_at"], valid_through, versions, self)
 
     def _rows(self, columns: list[str], wanted: ds.Expression) -> list[dict[str, Any]]:
+        found = self._ledger().to_pyarrow_dataset().to_table(columns=columns, filter=wanted)
+        rows: list[dict[str, Any]] = found.to_pylist()
+        return rows
+
+    def _ledger(self) -> DeltaTable:
         try:
-            ledger = DeltaTable(self.uri_of(LEDGER), storage_options=self.storage_options)
+            return DeltaTable(self.uri_of(LEDGER), storage_options=self.storage_options)
         except TableNotFoundError as error:
             raise LedgerMissing(f"there is no {LEDGER} at {self._uri}: is that the lake's base "
                                 "URI, and has its service run for a minute?") from error
-        found = ledger.to_pyarrow_dataset().to_table(columns=columns, filter=wanted)
-        rows: list[dict[str, Any]] = found.to_pylist()
-        return rows
 
 
 def sql_condition(spans: Iterable[Span]) -> str:
