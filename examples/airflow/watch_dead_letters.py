@@ -45,16 +45,17 @@ def watch_dead_letters() -> None:
     @task(retries=2, retry_delay=timedelta(minutes=1))
     def look(topic: str, params: Any = None) -> None:
         """Fail where the topic is over its limit; that is no reason to try again."""
-        said = alarm(_lake(params), topic, params["limit"], timedelta(minutes=params["minutes"]))
+        since = datetime.now(UTC) - timedelta(minutes=params["minutes"])
+        said = alarm(_lake(params), topic, params["limit"], since)
         if said:
             raise AirflowFailException(said)
 
     look.expand(topic=topics())
 
 
-def alarm(lake: Lake, topic: str, limit: int, window: timedelta) -> str | None:
+def alarm(lake: Lake, topic: str, limit: int, since: datetime) -> str | None:
     """What to tell of the topic; None while it is within its limit."""
-    until, after = lake.cut(), _before(lake, datetime.now(UTC) - window)
+    after, until = _before(lake, since), lake.cut()
     classes: Counter[str] = Counter()
     for arrival in lake.between(after, until):
         if arrival.topic == topic:
@@ -62,8 +63,8 @@ def alarm(lake: Lake, topic: str, limit: int, window: timedelta) -> str | None:
     if classes.total() <= limit:
         return None
     kinds = ", ".join(f"{kind} {count}" for kind, count in classes.most_common())
-    since = "ever" if after is None else f"since cycle {after.cycle_id}"
-    return (f"topic {topic}: {classes.total()} dead letters {since}, the limit is {limit}: {kinds}"
+    behind = "in all" if after is None else f"since cycle {after.cycle_id}"
+    return (f"topic {topic}: {classes.total()} dead letters {behind}, the limit is {limit}: {kinds}"
             f"\nNewest in {until.uri(topic, dlq=True)}, version {until.version(topic, dlq=True)}:"
             f"\n{_newest(lake, topic, after, until)}\n{TO_DO}")
 

@@ -11,11 +11,15 @@ from typing import Any
 import pytest
 
 from bronze_reader import Lake
-from tests.examples.conftest import ROOT, Run, module
+from tests.examples import environments
+from tests.examples.conftest import ROOT, Run, python_of
 from tests.examples.shop import TOPICS, ShopLake, dead_letters, rows
 
 EXAMPLES = ROOT / "examples"
-ENGINES = ("duckdb", "polars", "pyspark")
+SPARK_S = 1200
+QUICK_JAVA = {"JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+              "SPARK_LOCAL_IP": "127.0.0.1"}
+"""For a run of seconds: compiling the whole of Spark well takes longer than it saves."""
 FIRST, SECOND, THIRD = range(0, 30), range(30, 70), range(70, 120)
 CELL = re.compile(r"[^│┆|]+")
 
@@ -39,19 +43,35 @@ def shows(output: str, heading: str) -> dict[str, dict[str, str]]:
     return found
 
 
-@pytest.fixture(params=ENGINES[:2])
-def engine(request: pytest.FixtureRequest) -> tuple[str, str]:
-    """Give each engine's example with the Python that has it."""
-    return request.param, sys.executable
+class Engine:
+    """The example of one engine, and how it is run here."""
+
+    def __init__(self, name: str) -> None:
+        is_heavy = name in environments.NAMES
+        self._command = [str(python_of(name)) if is_heavy else sys.executable, "-m",
+                         f"examples.{name}_one_cycle"]
+        self._more = ["--jars", str(environments.spark_jars())] if name == "pyspark" else []
+        self.environ = QUICK_JAVA if name == "pyspark" else {}
+
+    def command(self, *arguments: str) -> list[str]:
+        """Its command line, as README.md has it."""
+        return [*self._command, *arguments, *self._more]
+
+
+@pytest.fixture(params=[
+    "duckdb", "polars",
+    pytest.param("pyspark", marks=[pytest.mark.slow, pytest.mark.timeout(SPARK_S)])])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """Give each engine."""
+    return Engine(request.param)
 
 
 def test_the_newest_cycle_is_shown_whole_and_nothing_behind_it(
-    engine: tuple[str, str], shop: ShopLake, run: Run,
+    engine: Engine, shop: ShopLake, run: Run,
 ) -> None:
     """A fourth cycle is in the tables, but not in the ledger: a reader of two tables could see
     half of it."""
-    name, python = engine
-    ended = run(*module(f"{name}_one_cycle", str(shop.folder), python=python))
+    ended = run(*engine.command(str(shop.folder)), environ=engine.environ)
     assert ended.returncode == 0, ended.stderr
     offsets = range(120)
     for cells in (shows(ended.stdout, "rows"), shows(ended.stdout, "new_rows")):
@@ -64,12 +84,11 @@ def test_the_newest_cycle_is_shown_whole_and_nothing_behind_it(
 
 
 def test_a_named_cycle_is_shown_and_what_arrived_since_another(
-    engine: tuple[str, str], shop: ShopLake, run: Run,
+    engine: Engine, shop: ShopLake, run: Run,
 ) -> None:
     """Both are cycles that later ones followed."""
-    name, python = engine
-    ended = run(*module(f"{name}_one_cycle", str(shop.folder), "--cycle", "2", "--since", "1",
-                        python=python))
+    ended = run(*engine.command(str(shop.folder), "--cycle", "2", "--since", "1"),
+                environ=engine.environ)
     assert ended.returncode == 0, ended.stderr
     assert "cycle 2," in ended.stdout
     for cells in shows(ended.stdout, "rows").values():
@@ -78,34 +97,30 @@ def test_a_named_cycle_is_shown_and_what_arrived_since_another(
         assert int(cells["new_rows"]) == rows(SECOND)
 
 
-def test_a_time_means_what_was_complete_then(
-    engine: tuple[str, str], shop: ShopLake, run: Run,
-) -> None:
+@pytest.mark.parametrize("name", ["duckdb", "polars"])
+def test_a_time_means_what_was_complete_then(name: str, shop: ShopLake, run: Run) -> None:
     """The moment that the second cycle became complete, to the microsecond."""
-    name, python = engine
+    engine = Engine(name)
     second = Lake(str(shop.folder)).cut(cycle_id=2)
     assert second.completed_at is not None
-    ended = run(*module(f"{name}_one_cycle", str(shop.folder), "--at",
-                        second.completed_at.isoformat(), python=python))
+    ended = run(*engine.command(str(shop.folder), "--at", second.completed_at.isoformat()))
     assert ended.returncode == 0, ended.stderr
     for cells in shows(ended.stdout, "rows").values():
         assert int(cells["rows"]) == rows([*FIRST, *SECOND])
 
 
-def test_what_is_wrong_is_one_line(engine: tuple[str, str], shop: ShopLake, run: Run) -> None:
+def test_what_is_wrong_is_one_line(engine: Engine, shop: ShopLake, run: Run) -> None:
     """A person reads it, not a trace of calls."""
-    name, python = engine
     for arguments, said in (([str(shop.folder), "--cycle", "99"], "no cycle in the ledger"),
                             ([str(shop.folder.parent)], "is that the lake's base URI")):
-        ended = run(*module(f"{name}_one_cycle", *arguments, python=python))
+        ended = run(*engine.command(*arguments), environ=engine.environ)
         assert ended.returncode == 1
         assert said in ended.stderr and "Traceback" not in ended.stderr
 
 
-def test_each_has_help(engine: tuple[str, str], run: Run) -> None:
+def test_each_has_help(engine: Engine, run: Run) -> None:
     """With what a store's keys are called."""
-    name, python = engine
-    ended = run(*module(f"{name}_one_cycle", "--help", python=python))
+    ended = run(*engine.command("--help"), environ=engine.environ)
     assert ended.returncode == 0
     assert "--since" in ended.stdout and "AWS_SECRET_ACCESS_KEY" in ended.stdout
 
@@ -114,10 +129,10 @@ def test_duckdb_answers_a_query_over_the_views(shop: ShopLake, run: Run) -> None
     """Two tables in one query, at one instant."""
     query = ("select count(*) as answer from bronze_orders o join bronze_payments p"
              " on o._kafka_partition = p._kafka_partition and o._kafka_offset = p._kafka_offset")
-    ended = run(*module("duckdb_one_cycle", str(shop.folder), "--sql", query))
+    ended = run(*Engine("duckdb").command(str(shop.folder), "--sql", query))
     assert ended.returncode == 0, ended.stderr
     assert table_lines(ended.stdout)[-1] == [str(rows(range(120)))]
-    ended = run(*module("duckdb_one_cycle", str(shop.folder), "--sql", "select nothing"))
+    ended = run(*Engine("duckdb").command(str(shop.folder), "--sql", "select nothing"))
     assert ended.returncode == 1 and ended.stderr.startswith("error: Binder Error")
 
 
