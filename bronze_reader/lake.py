@@ -140,10 +140,13 @@ class Lake:
 
         at: the last cycle that was complete at that moment.  instance: of two services on one
         lake that both have the cycle_id.  Raises `LedgerMissing`, `CycleNotFound` and
-        `CycleAmbiguous`; ValueError when more than one of cycle_id, record and at is given.
+        `CycleAmbiguous`; ValueError when more than one of cycle_id, record and at is given, or
+        `at` has no time zone.
         """
         if sum(given is not None for given in (cycle_id, record, at)) > 1:
             raise ValueError("give one of cycle_id, record and at")
+        if at is not None and at.tzinfo is None:
+            raise ValueError(f"at={at} names no time zone: give one, such as datetime.UTC")
         rows = self._rows(_CUT_COLUMNS, ds.field("status") == "committed")
         chosen = _choose(rows, cycle_id, record, at, instance)
         return self._cut_at(chosen, rows)
@@ -195,7 +198,7 @@ class Lake:
         return tuple(joined[partition] for partition in sorted(joined))
 
     def cycles(self, until: Cut) -> ds.Dataset:
-        """The ledger's rows of committed cycles up to and with `until`, for engines that query it."""
+        """The ledger up to and with `until`, committed cycles only; for engines that query it."""
         return self._ledger().to_pyarrow_dataset().filter(
             (ds.field("status") == "committed") & (ds.field("record") <= until.record))
 

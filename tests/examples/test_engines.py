@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ def table_lines(output: str) -> list[list[str]]:
             if line[:1] in "│|" and line.strip()]
 
 
-def shows(output: str, heading: str) -> dict[str, dict[str, str]]:
+def shows(
+    output: str, heading: str, topics: Collection[str] = TOPICS,
+) -> dict[str, dict[str, str]]:
     """Topic -> column -> what is in it, from the first table that has such a column."""
     lines = table_lines(output)
     at = next(number for number, cells in enumerate(lines) if heading in cells)
@@ -38,7 +41,7 @@ def shows(output: str, heading: str) -> dict[str, dict[str, str]]:
     for cells in lines[at + 1:]:
         if cells[0] in found:
             break
-        if cells[0] in TOPICS:
+        if cells[0] in topics:
             found[cells[0]] = dict(zip(lines[at], cells, strict=True))
     return found
 
