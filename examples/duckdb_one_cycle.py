@@ -18,6 +18,9 @@ import duckdb
 from bronze_reader import Cut, Lake, sql_condition
 from examples import arguments
 
+WIDTH = 400
+"""Of what is printed: the name of a topic has up to 249 characters."""
+
 
 def connect(cut: Cut) -> duckdb.DuckDBPyConnection:
     """A DuckDB in memory with each topic's two tables at the cut; nothing is read yet."""
@@ -58,11 +61,11 @@ def main() -> None:
     given = parser.parse_args()
     lake, cut, after = arguments.opened(given)
     connection = connect(cut)
-    contents(connection, cut).show()
-    arrived(connection, lake, after, cut).show()
+    contents(connection, cut).show(max_width=WIDTH)
+    arrived(connection, lake, after, cut).show(max_width=WIDTH)
     if given.sql:
         try:
-            connection.sql(given.sql).show()
+            connection.sql(given.sql).show(max_width=WIDTH)
         except duckdb.Error as error:
             sys.exit(f"error: {error}")
 

@@ -15,6 +15,8 @@ from bronze_reader import Cut, Lake, sql_condition
 from examples import arguments
 
 KEYS_SHOWN = 5
+WIDTH = 400
+"""Of what is printed: the name of a topic has up to 249 characters."""
 
 
 def frames(cut: Cut, *, dlq: bool = False) -> dict[str, pl.LazyFrame]:
@@ -65,7 +67,8 @@ def main() -> None:
         "Open all tables of a bronze lake in Polars at one completed cycle.").parse_args()
     lake, cut, after = arguments.opened(given)
     new = arrived(lake, after, cut)
-    with pl.Config(tbl_rows=-1, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True):
+    with pl.Config(tbl_rows=-1, tbl_width_chars=WIDTH, fmt_str_lengths=WIDTH,
+                   tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True):
         print(contents(cut))
         print(new.group_by("topic").agg(new_rows=pl.len()).sort("topic").collect())
         print(busiest(new))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
@@ -44,7 +45,7 @@ class Dbt:
         found = self.ask(f"select cycle_id, count(*) from stg_{topic} group by 1")
         return {int(cycle): int(count) for cycle, count in found}
 
-    def ask(self, query: str) -> list[tuple[object, ...]]:
+    def ask(self, query: str) -> list[tuple[Any, ...]]:
         """The answer of the database."""
         with duckdb.connect(str(self.database)) as connection:
             return connection.execute(query).fetchall()

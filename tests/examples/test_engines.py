@@ -77,8 +77,8 @@ def test_the_newest_cycle_is_shown_whole_and_nothing_behind_it(
     ended = run(*engine.command(str(shop.folder)), environ=engine.environ)
     assert ended.returncode == 0, ended.stderr
     offsets = range(120)
-    for cells in (shows(ended.stdout, "rows"), shows(ended.stdout, "new_rows")):
-        assert set(cells) == set(TOPICS)
+    for heading in ("rows", "new_rows"):
+        assert set(shows(ended.stdout, heading)) == set(TOPICS)
     for cells in shows(ended.stdout, "rows").values():
         assert int(cells["rows"]) == rows(offsets)
         assert int(cells["dead_letters"]) == dead_letters(offsets)
