@@ -240,4 +240,4 @@ def pins(file: Path) -> dict[str, str]:
     lines = [line.split("#")[0].strip() for line in file.read_text().splitlines()]
     found = [line for line in lines if line and not line.startswith(("-", "./"))]
     assert all(line.count("==") == 1 for line in found), file
-    return dict(line.split("==") for line in found)  # type: ignore[misc]
+    return {name: version for name, _, version in (line.partition("==") for line in found)}
