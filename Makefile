@@ -21,7 +21,7 @@ ARGS ?=
 PIP_INSTALL := $(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check --requirement
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test faults soak mutants bench bench-peers clean
+.PHONY: help install run test examples faults soak mutants bench bench-peers clean
 
 help: ## Print this list
 	@echo "Usage: make <command>"
@@ -34,6 +34,10 @@ run: install ## Run the whole service on its embedded demo; Ctrl-C stops it
 
 test: $(INSTALLED_DEV) ## Run the tests, on a real Kafka and a real MinIO where they can be had
 	@exec $(VENV_PYTHON) -m pytest $(ARGS)
+
+examples: $(INSTALLED_DEV) ## Run the worked examples: DuckDB, Polars, PySpark, dbt, Airflow
+	@$(VENV_PYTHON) -m tests.examples.environments
+	@exec $(VENV_PYTHON) -m pytest tests/examples $(ARGS)
 
 faults: $(INSTALLED_DEV) ## Run every fault of the matrix; EVIDENCE_FILE=... keeps what they saw
 	@exec $(VENV_PYTHON) -m pytest -m "" tests/simulation tests/faults $(ARGS)

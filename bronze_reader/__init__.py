@@ -17,10 +17,10 @@ from __future__ import annotations
 
 from bronze_reader.lake import (
     Arrival, Cut, CycleAmbiguous, CycleNotFound, Lake, LedgerMissing, ReaderError, Span,
-    TopicNotInCut, VersionUnknown,
+    TopicNotInCut, VersionUnknown, sql_condition,
 )
 
 __all__ = [
     "Arrival", "Cut", "CycleAmbiguous", "CycleNotFound", "Lake", "LedgerMissing", "ReaderError",
-    "Span", "TopicNotInCut", "VersionUnknown",
+    "Span", "TopicNotInCut", "VersionUnknown", "sql_condition",
 ]

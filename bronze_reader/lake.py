@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -19,7 +19,8 @@ REPLAYS = "dlq_replays"
 _REPLAY_COLUMNS = ["_kafka_partition", "_kafka_offset"]
 _CUT_COLUMNS = ["record", "cycle_id", "instance", "topic", "decided_at", "completed_at",
                 "valid_through", "table_version", "dlq_table_version", "dead_letters"]
-_ARRIVAL_COLUMNS = ["record", "cycle_id", "topic", "decided_at", "rows", "dead_letters", "ranges"]
+_ARRIVAL_COLUMNS = ["record", "cycle_id", "topic", "decided_at", "rows", "dead_letters",
+                    "error_classes", "ranges"]
 
 
 class ReaderError(Exception):
@@ -57,7 +58,10 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """What one cycle brought one topic."""
+    """What one cycle brought one topic.
+
+    error_classes: dead letters by what is wrong with them; their sum is dead_letters.
+    """
 
     record: int
     cycle_id: int
@@ -65,6 +69,7 @@ class Arrival:
     decided_at: datetime
     rows: int
     dead_letters: int
+    error_classes: Mapping[str, int]
     spans: tuple[Span, ...]
 
 
@@ -139,10 +144,13 @@ class Lake:
 
         at: the last cycle that was complete at that moment.  instance: of two services on one
         lake that both have the cycle_id.  Raises `LedgerMissing`, `CycleNotFound` and
-        `CycleAmbiguous`; ValueError when more than one of cycle_id, record and at is given.
+        `CycleAmbiguous`; ValueError when more than one of cycle_id, record and at is given, or
+        `at` has no time zone.
         """
         if sum(given is not None for given in (cycle_id, record, at)) > 1:
             raise ValueError("give one of cycle_id, record and at")
+        if at is not None and at.tzinfo is None:
+            raise ValueError(f"at={at} names no time zone: give one, such as datetime.UTC")
         rows = self._rows(_CUT_COLUMNS, ds.field("status") == "committed")
         chosen = _choose(rows, cycle_id, record, at, instance)
         return self._cut_at(chosen, rows)
@@ -174,7 +182,7 @@ class Lake:
         parts = [(ds.field("_kafka_partition") == span.partition)
                  & (ds.field("_kafka_offset") >= span.start)
                  & (ds.field("_kafka_offset") < span.end)
-                 for span in self._spans(topic, after, until)]
+                 for span in self.spans_between(topic, after, until)]
         if not dlq:
             replayed = self._replayed(topic, after, table)
             parts += [(ds.field("_kafka_partition") == partition)
@@ -221,14 +229,25 @@ class Lake:
                                  "since, and dead letters were replayed") from error
         return _last_replay(table, topic)
 
-    def _spans(self, topic: str, after: Cut | int | None, until: Cut) -> Iterator[Span]:
-        """Ranges of a partition follow each other without a hole, so one span covers them."""
+    def spans_between(
+        self, topic: str, after: Cut | int | None, until: Cut | int | None = None,
+    ) -> tuple[Span, ...]:
+        """The offsets that came behind `after` up to and with `until`, one span a partition.
+
+        For engines that filter by themselves; `sql_condition` writes them as SQL.
+        """
+        # Ranges of a partition follow each other without a hole, so one span covers them.
         joined: dict[int, Span] = {}
         for arrival in self.between(after, until):
             for span in arrival.spans if arrival.topic == topic else ():
                 first = joined.get(span.partition, span)
                 joined[span.partition] = Span(span.partition, first.start, span.end)
-        yield from joined.values()
+        return tuple(joined[partition] for partition in sorted(joined))
+
+    def cycles(self, until: Cut) -> ds.Dataset:
+        """The ledger up to and with `until`, committed cycles only; for engines that query it."""
+        return self._ledger().to_pyarrow_dataset().filter(
+            (ds.field("status") == "committed") & (ds.field("record") <= until.record))
 
     def _cut_at(self, chosen: Mapping[str, Any], rows: list[dict[str, Any]]) -> Cut:
         versions: dict[str, int | None] = {}
@@ -247,14 +266,26 @@ class Lake:
                    chosen["completed_at"], valid_through, versions, self)
 
     def _rows(self, columns: list[str], wanted: ds.Expression) -> list[dict[str, Any]]:
+        found = self._ledger().to_pyarrow_dataset().to_table(columns=columns, filter=wanted)
+        rows: list[dict[str, Any]] = found.to_pylist()
+        return rows
+
+    def _ledger(self) -> DeltaTable:
         try:
-            ledger = DeltaTable(self.uri_of(LEDGER), storage_options=self.storage_options)
+            return DeltaTable(self.uri_of(LEDGER), storage_options=self.storage_options)
         except TableNotFoundError as error:
             raise LedgerMissing(f"there is no {LEDGER} at {self._uri}: is that the lake's base "
                                 "URI, and has its service run for a minute?") from error
-        found = ledger.to_pyarrow_dataset().to_table(columns=columns, filter=wanted)
-        rows: list[dict[str, Any]] = found.to_pylist()
-        return rows
+
+
+def sql_condition(spans: Iterable[Span]) -> str:
+    """A condition that is true for the rows in the spans, and false where there are none.
+
+    In the SQL that DuckDB, Polars and Spark share; they skip files by it.
+    """
+    parts = [f"(_kafka_partition = {span.partition:d} and _kafka_offset >= {span.start:d}"
+             f" and _kafka_offset < {span.end:d})" for span in spans]
+    return f"({' or '.join(parts)})" if parts else "false"
 
 
 def _choose(
@@ -295,4 +326,5 @@ def _arrival(row: Mapping[str, Any]) -> Arrival:
     return Arrival(
         row["record"], row["cycle_id"], row["topic"], row["decided_at"], row["rows"],
         row["dead_letters"],
+        {one["error_class"]: one["count"] for one in row["error_classes"] or ()},
         tuple(Span(part["partition"], part["start"], part["end"]) for part in row["ranges"]))

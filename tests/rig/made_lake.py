@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -99,6 +100,7 @@ class MadeLake:
                 "_kafka_topic": [topic] * len(rows), "error_class": ["json"] * len(rows),
                 "error_message": [f"refused by an older release (byte {offset})"
                                   for _, offset in rows]}
+        columns |= self.contents(topic, table, rows)
         batch = pa.record_batch(
             [pa.array(columns.get(field.name, [None] * len(rows)), field.type)
              for field in schema], schema=schema)
@@ -108,6 +110,12 @@ class MadeLake:
         folder = bronze_table(topic) if table == BRONZE else dlq_table(topic)
         self._store.put(f"{folder}/{encoded.file.path}", encoded.content)
         return encoded.file
+
+    def contents(
+        self, topic: str, table: str, rows: list[tuple[int, int]],
+    ) -> dict[str, list[Any]]:
+        """More columns of rows at such partitions and offsets; those left out are null."""
+        return {}
 
     def enter(self) -> None:
         """Bring the ledger up to date."""

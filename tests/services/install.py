@@ -138,7 +138,7 @@ def maven_jars(name: str, pom: str, effort: str, progress: Progress) -> Path:
         with tempfile.TemporaryDirectory() as project:
             Path(project, "pom.xml").write_text(pom)
             arguments = [MAVEN_GOAL, "-DincludeScope=runtime", f"-DoutputDirectory={building}"]
-            _run(
+            run(
                 f"fetching {name} with Maven ({effort})", ["mvn", "--batch-mode", *arguments],
                 cwd=Path(project), environ=os.environ, timeout_s=MAVEN_TIMEOUT_S, progress=progress,
             )
@@ -187,7 +187,7 @@ def chromium_commands(
     may_install = environ.get(REQUIRE_REAL) == "1" and os.geteuid() == 0
     if found is None and may_install and shutil.which("apt-get"):
         cache_folder().mkdir(parents=True, exist_ok=True)
-        with _lock(cache_folder() / "install.lock", progress):
+        with lock(cache_folder() / "install.lock", progress):
             if _chromium_on_path() is None:
                 _apt_get(["update"], progress)
                 _apt_get(["install", "--yes", "--no-install-recommends", *CHROMIUM_PACKAGES],
@@ -207,7 +207,7 @@ def _chromium_on_path() -> tuple[str, str] | None:
 
 
 def _apt_get(arguments: Sequence[str], progress: Progress) -> None:
-    _run(f"apt-get {arguments[0]}, for Chromium", ["apt-get", "-qq", *arguments], cwd=Path("/"),
+    run(f"apt-get {arguments[0]}, for Chromium", ["apt-get", "-qq", *arguments], cwd=Path("/"),
          environ={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
          timeout_s=APT_TIMEOUT_S, progress=progress)
 
@@ -228,7 +228,7 @@ def _go_binary(
         raise ServiceUnavailable(f"Go is {match[1]}.{match[2]}, it needs {needed} or newer")
 
     def build(building: Path) -> None:
-        _run(
+        run(
             f"building {name} {version} with Go ({effort})", ["go", "install", *arguments],
             # Elsewhere than in a checkout, whose go.mod could change what is built.
             cwd=building, environ={**os.environ, "GOBIN": str(building)},
@@ -253,7 +253,7 @@ def _version_text(command: Sequence[str]) -> str:
 def _install(target: Path, build: Callable[[Path], None], progress: Progress) -> None:
     """Have ``build`` fill a new folder and move it to ``target``, unless another session did."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(target.parent / "install.lock", progress):
+    with lock(target.parent / "install.lock", progress):
         if target.is_dir():
             return
         with tempfile.TemporaryDirectory(dir=target.parent, prefix="building-") as building:
@@ -264,7 +264,7 @@ def _install(target: Path, build: Callable[[Path], None], progress: Progress) ->
 
 
 @contextlib.contextmanager
-def _lock(path: Path, progress: Progress) -> Iterator[None]:
+def lock(path: Path, progress: Progress) -> Iterator[None]:
     """Hold the lock file, waiting for another session's installation to end.
 
     The kernel frees such a lock when its holder dies, so a stale file blocks nobody.
@@ -288,7 +288,7 @@ def _lock(path: Path, progress: Progress) -> Iterator[None]:
         yield
 
 
-def _run(
+def run(
     title: str,
     command: Sequence[str],
     *,

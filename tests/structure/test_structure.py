@@ -16,7 +16,7 @@ from shared.protocol import TRANSITIONS
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = (
     "shared", "workers", "keeper", "supervisor", "healthcheck", "tools", "bronze_reader", "demo",
-    "bench")
+    "bench", "examples")
 MAY_IMPORT = {
     "shared": {"shared"},
     "workers": {"workers", "shared"},
@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "bronze_reader": {"bronze_reader"},
     "demo": {"demo"},
     "bench": {"bench", "tests"},
+    "examples": {"examples", "bronze_reader"},
 }
 """Package -> ours it may import; the benchmark and the demo look at the service from outside."""
 
@@ -121,7 +122,7 @@ def test_the_supervisor_knows_of_the_health_page_only_where_it_begins() -> None:
 @pytest.mark.parametrize("library", ONE_PLACE)
 def test_each_client_library_is_imported_in_one_place(library: str) -> None:
     """Its twin, and the next version of the library, concern that place alone."""
-    service = sources(*(package for package in PACKAGES if package != "bench"))
+    service = sources(*(package for package in PACKAGES if package not in ("bench", "examples")))
     users = {name_of(path) for path in service if library in tops_of(path)}
     assert users <= ONE_PLACE[library]
     assert users, f"nobody imports {library}"
@@ -222,3 +223,23 @@ def test_every_dependency_is_pinned_and_explained() -> None:
             name, equals, version = line.partition("==")
             assert equals and version, f"{file}: {line} is not pinned"
             assert f"`{name.lower()}`" in page, f"{name} is not in docs/dependencies.md"
+
+
+def test_every_example_is_pinned_to_the_libraries_of_the_service() -> None:
+    """Whoever tries one gets what its tests ran with; bronze_reader comes from the checkout."""
+    ours = pins(ROOT / "requirements.txt") | pins(ROOT / "requirements-dev.txt")
+    files = sorted((ROOT / "examples").glob("requirements-*.txt"))
+    assert len(files) == 5
+    for file in files:
+        found = pins(file)
+        assert "./bronze_reader" in file.read_text().splitlines(), file
+        for name in {"deltalake", "pyarrow", "duckdb", "polars"} & set(found):
+            assert found[name] == ours[name], f"{file.name}: {name}"
+
+
+def pins(file: Path) -> dict[str, str]:
+    """Name -> version of a requirements file; what is no pin must be an option or a folder."""
+    lines = [line.split("#")[0].strip() for line in file.read_text().splitlines()]
+    found = [line for line in lines if line and not line.startswith(("-", "./"))]
+    assert all(line.count("==") == 1 for line in found), file
+    return {name: version for name, _, version in (line.partition("==") for line in found)}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pytest
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 
@@ -62,6 +63,7 @@ class ToyLake:
                 "valid_through": at(10 * record - 1),
                 "table_version": version if known else None, "dlq_table_version": dlq,
                 "rows": 10 - dead, "dead_letters": dead,
+                "error_classes": [{"error_class": "json", "count": dead}] if dead else [],
                 "ranges": [{"partition": 0, "start": start, "end": end, "rows": 10 - dead,
                             "dead_letters": dead, "skipped": 0, "absent": 0, "lost": []}]})
         self.enter(entries)
@@ -169,6 +171,37 @@ def test_what_arrived_between_two_cuts_is_listed_in_order(toy: ToyLake) -> None:
     assert found[0].spans == (br.Span(0, 10, 20),)
     assert len(toy.lake.between(None)) == 5
     assert toy.lake.between(toy.lake.cut()) == []
+
+
+def test_arrivals_tell_dead_letters_by_class(toy: ToyLake) -> None:
+    """Whoever watches them need not open the dead letter tables."""
+    assert [one.error_classes for one in toy.lake.between(1)] == [{}, {"json": 2}, {"json": 2}]
+
+
+def test_spans_between_two_cuts_are_one_a_partition(toy: ToyLake) -> None:
+    """For engines that filter by themselves; their condition is true for exactly these rows."""
+    assert toy.lake.spans_between("orders", 1) == (br.Span(0, 10, 30),)
+    assert toy.lake.spans_between("payments", 1, 2) == ()
+    assert br.sql_condition(()) == "false"
+    found = br.sql_condition([br.Span(0, 10, 20), br.Span(1, 0, 5)])
+    assert found == ("((_kafka_partition = 0 and _kafka_offset >= 10 and _kafka_offset < 20)"
+                     " or (_kafka_partition = 1 and _kafka_offset >= 0 and _kafka_offset < 5))")
+
+
+def test_the_ledger_as_of_a_cut_ends_there(toy: ToyLake) -> None:
+    """A later cycle in it would promise rows that the cut's tables do not have."""
+    toy.enter([{"record": 2, "cycle_id": 2, "instance": "0", "topic": "payments",
+                "status": "excluded", "reason": "behind", "decided_at": at(20), "ranges": []}])
+    cycles = toy.lake.cycles(toy.lake.cut(record=2))
+    assert sorted(cycles.to_table()["record"].to_pylist()) == [1, 1, 2]
+    only_one = cycles.to_table(columns=["topic"], filter=ds.field("record") == 2)
+    assert only_one.to_pylist() == [{"topic": "orders"}]
+
+
+def test_a_time_without_a_zone_is_refused(toy: ToyLake) -> None:
+    """It would mean another moment on each machine."""
+    with pytest.raises(ValueError, match="time zone"):
+        toy.lake.cut(at=NOON.replace(tzinfo=None))
 
 
 def test_rows_between_two_cuts_are_found_also_after_a_compaction(toy: ToyLake) -> None:

@@ -1,0 +1,1 @@
+"""The worked examples, run on lakes that the product made."""
