@@ -72,6 +72,7 @@ class Keeper(IntEnum):
 
     NEXT_RECORD: the first one that is not in the ledger yet, 0 before the first turn; BEHIND: how
     many records there are from it on.  LAST_TURN_*: of the last one that went well to its end.
+    LINEAGE_EVENTS: how many were sent; LINEAGE_BEHIND: records in the ledger not yet told of.
     """
 
     NEXT_RECORD = 0
@@ -81,6 +82,8 @@ class Keeper(IntEnum):
     ERROR_ACTIVE = 4
     CHECKPOINTS = 5
     LOG_ENTRIES_DELETED = 6
+    LINEAGE_EVENTS = 16
+    LINEAGE_BEHIND = 17
 
 
 class Order(IntEnum):

@@ -5,6 +5,7 @@
     <lake>/bronze_cycles/           the ledger: one row per cycle and topic
     <lake>/_bronze/log/{number:020d}.json   start and cycle records
     <lake>/_bronze/tables/{table}.json      this table was made once
+    <lake>/_bronze/lineage.json             which cycles have been told of as lineage
 
 Kafka's legal topic names (letters, digits, `.`, `_`, `-`) are safe as one path segment, so a
 table's name holds its topic's verbatim.  Kafka allows 249 characters; file systems and MinIO allow
@@ -14,6 +15,7 @@ table's name holds its topic's verbatim.  Kafka allows 249 characters; file syst
 from __future__ import annotations
 
 LOG_PREFIX = "_bronze/log/"
+LINEAGE_POSITION = "_bronze/lineage.json"
 NAME_CHARACTERS_MAX = 255 - len("dlq_bronze_") - len(".json")
 """Of a topic, so that the longest name made of it, its dead letter table's certificate, fits."""
 

@@ -160,7 +160,7 @@ def test_unit_starts_without_any_secret_file(service: dict[str, str]) -> None:
 
 @pytest.mark.parametrize(
     ("drop_in", "variable"),
-    list(zip(("kafka-password.conf", "s3-secret.conf"), SECRET_PAIRS, strict=True)),
+    list(zip(("kafka-password.conf", "s3-secret.conf", "lineage-api-key.conf"), SECRET_PAIRS, strict=True)),
 )
 def test_credential_drop_in_points_the_service_at_its_credential(
     drop_in: str, variable: tuple[str, str]
