@@ -98,8 +98,7 @@ class HttpSink:
         except TimeoutError as error:
             raise self._failed(f"no answer within {self._timeout_s:g} s") from error
         except (OSError, ValueError) as error:
-            cause = getattr(error, "verify_message", None) or getattr(error, "strerror", None)
-            raise self._failed(str(cause or type(error).__name__)) from error
+            raise self._failed(_cause(error)) from error
         if 300 <= status < 400:
             raise self._failed(f"it answers {status}, and redirects are not followed")
         if not 200 <= status < 300:
@@ -136,25 +135,33 @@ def _read_status(connection: socket.socket, deadline: float) -> int:
     """The final status of an answer; raises ValueError for what is no answer."""
     head, taken = b"", 0
     while True:
-        line, found, rest = head.partition(b"\n")
+        line, found, _ = head.partition(b"\n")
         if found:
             match = _STATUS.match(line)
             if match is None:
-                raise LineageUnavailable("the endpoint does not speak HTTP/1.1")
+                raise ValueError("it does not speak HTTP/1.1")
             if int(match[1]) >= _FINAL_STATUS_MIN:
                 return int(match[1])
-            _, ended, after = rest.partition(b"\r\n\r\n")
-            if ended or rest.startswith(b"\r\n"):
-                head = after if ended else rest[2:]
+            _, ended, after = head.partition(b"\r\n\r\n")
+            if ended:
+                head = after
                 continue
         connection.settimeout(_left(deadline))
         piece = connection.recv(RECEIVE_BYTES)
         taken += len(piece)
         if not piece:
-            raise LineageUnavailable("the endpoint ended the connection without an answer")
+            raise ValueError("it ended the connection without an answer")
         if taken > HEAD_BYTES_MAX:
-            raise LineageUnavailable("the endpoint's answer has no end of its head")
+            raise ValueError("its answer's head has no end")
         head += piece
+
+
+def _cause(error: Exception) -> str:
+    """One line; of a certificate, what is wrong with it."""
+    for name in ("verify_message", "strerror"):
+        if getattr(error, name, None):
+            return str(getattr(error, name))
+    return str(error) or type(error).__name__
 
 
 def _left(deadline: float) -> float:
