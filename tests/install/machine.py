@@ -16,7 +16,7 @@ from tests.waiting import wait_until
 TREE_S, BOOT_S, COMMAND_S, STOP_S = 900, 60, 600, 30
 RELEASE = "bookworm"
 MIRROR = "http://deb.debian.org/debian"
-ADDED = "systemd,systemd-sysv,dbus"
+ADDED = "systemd,systemd-sysv"
 """What every Debian that boots has, and a tree for containers has not."""
 NEEDED = ("debootstrap", "systemd-nspawn", "nsenter")
 
@@ -82,7 +82,7 @@ class Machine:
                    **self._environ}
         return subprocess.run(
             ["nsenter", f"--target={self._leader()}", "--mount", "--uts", "--ipc", "--pid",
-             "--cgroup", "--wd=/root", *command],
+             "--cgroup", "env", "--chdir=/root", *command],
             input=stdin, env=environ, capture_output=True, text=True, timeout=COMMAND_S,
             check=False)
 
