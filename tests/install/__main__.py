@@ -37,7 +37,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m tests.install")
     parser.add_argument("--tree", type=Path, help="a tree made before; it is changed")
     parser.add_argument("--mirror", default=MIRROR, help="where Debian's packages are")
-    parser.add_argument("--previous", default="HEAD~20", help="the release to upgrade from")
+    parser.add_argument("--previous", default="HEAD~1", help="the release to upgrade from")
     options = parser.parse_args()
     lacking = missing_tools()
     if os.geteuid() != 0 or lacking:

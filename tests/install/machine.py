@@ -16,7 +16,7 @@ from tests.waiting import wait_until
 TREE_S, BOOT_S, COMMAND_S, STOP_S = 900, 60, 600, 30
 RELEASE = "bookworm"
 MIRROR = "http://deb.debian.org/debian"
-ADDED = "systemd,systemd-sysv"
+ADDED = "systemd,systemd-sysv,dbus"
 """What every Debian that boots has, and a tree for containers has not."""
 NEEDED = ("debootstrap", "systemd-nspawn", "nsenter")
 
