@@ -21,8 +21,14 @@ def sections(text: str, own: Mapping[str, str]) -> dict[str, list[str]]:
     for shown in own:
         if shown not in text:
             raise ValueError(f"the page does not show {shown}")
-    pattern = re.compile("|".join(map(re.escape, sorted(own, key=len, reverse=True))))
     _, *parts = _SECTION.split(text)
-    return {title: [pattern.sub(lambda match: own[match[0]], block)
-                    for block in _BLOCK.findall(body)]
+    return {title: [_replaced(block, own) for block in _BLOCK.findall(body)]
             for title, body in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def _replaced(block: str, own: Mapping[str, str]) -> str:
+    """Each name once, the longest first: what was put in is not looked at again."""
+    if not own:
+        return block
+    pattern = re.compile("|".join(map(re.escape, sorted(own, key=len, reverse=True))))
+    return pattern.sub(lambda match: own[match[0]], block)
