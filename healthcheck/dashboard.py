@@ -237,6 +237,13 @@ def _keeping() -> Iterator[Panel]:
                        "{{instance}}: begun"),
                  Query(_rate("bronze_keeper_failures_total", "instance", function="increase"),
                        "{{instance}}: failed"))
+    yield _lines("Files compacted and vacuumed", "short",
+                 Query(_rate("bronze_keeper_files_compacted_total", "instance",
+                             function="increase"), "{{instance}}: small ones replaced"),
+                 Query(_rate("bronze_keeper_files_made_total", "instance", function="increase"),
+                       "{{instance}}: made of them"),
+                 Query(_rate("bronze_keeper_files_vacuumed_total", "instance",
+                             function="increase"), "{{instance}}: deleted"))
     yield _lines("Length of a turn", "s", Query(
         f'max by (instance) ({of("bronze_keeper_last_turn_duration_seconds")})', "{{instance}}"))
 

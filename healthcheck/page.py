@@ -50,10 +50,16 @@ def _body(moment: Moment) -> Mapping[str, Any]:
             "last_turn": _date(snapshot.keeper[Keeper.LAST_TURN_AT_MS]),
             "turns": header[Header.KEEPER_TURNS],
             "failures": header[Header.KEEPER_FAILURES],
+            "saved": {word.name.lower(): snapshot.keeper[word] for word in SAVED},
             "last_error": asdict(snapshot.keeper_error) if snapshot.keeper_error else None,
         },
         "topics": {topic.name: _topic(moment, topic) for topic in snapshot.topics},
     }
+
+
+SAVED = (Keeper.COMPACTED_FILES, Keeper.COMPACTION_FILES, Keeper.VACUUMED_FILES,
+         Keeper.VACUUMED_BYTES, Keeper.LOG_ENTRIES_DELETED)
+"""What the keeper has tidied up since the start."""
 
 
 def _topic(moment: Moment, topic: TopicSnapshot) -> Mapping[str, Any]:

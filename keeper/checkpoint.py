@@ -1,18 +1,24 @@
-"""Pure: a Delta checkpoint, made of the one before it and the log entries since.
+"""Pure: what a Delta table's log adds up to: the last checkpoint and the entries since.
 
-https://github.com/delta-io/delta/blob/master/PROTOCOL.md#checkpoints has its form.  Files stay
-columns all the way: a table may have tens of thousands.  What a table of protocol (1, 2) cannot
-have is refused: another writer's feature may mean something that is lost here.
+https://github.com/delta-io/delta/blob/master/PROTOCOL.md#checkpoints has its form.  Files of the
+old checkpoint are columns, read a slice at a time: a table may have had a hundred thousand in the
+last week.  What a table of protocol (1, 2) cannot have is refused: another writer's feature may
+mean something that is lost here.
 """
 
 from __future__ import annotations
 
+import heapq
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from workers.schemas import PARTITION_COLUMN
 
 _TEXTS = pa.map_(pa.string(), pa.string())
 TXN = pa.struct([
@@ -40,30 +46,51 @@ SCHEMA = pa.schema([
     pa.field("metaData", METADATA), pa.field("protocol", PROTOCOL)])
 
 READER_MAX, WRITER_MAX = 1, 2
-TOMBSTONES_KEPT_MS = 7 * 86_400_000
-"""Delta's default for how long a removed file's tombstone is kept."""
+SLICE_ROWS = 4096
+"""Of the old checkpoint that are in memory at once."""
 _IGNORED = frozenset({"commitInfo"})
 
 
 class NotOurs(Exception):
-    """The table has something that a checkpoint of ours would lose."""
+    """The table has something that we do not know the meaning of."""
+
+
+@dataclass(frozen=True, slots=True)
+class LiveFile:
+    """A file of the newest snapshot: its path under the table's folder, bytes, ISO date, and when
+    it was written, in Unix milliseconds."""
+
+    path: str
+    size: int
+    date: str
+    written_at_ms: int
 
 
 class TableState:
     """What a table's log adds up to; entries are applied in order."""
 
-    def __init__(self, checkpoint: pa.Table | None) -> None:
-        """checkpoint: the last one as it was read, None where there is none.  Raises `NotOurs`."""
-        self._old_adds = _old_adds(checkpoint)
+    def __init__(self, checkpoint: pq.ParquetFile | None) -> None:
+        """checkpoint: the last one, None where there is none.  Raises `NotOurs`."""
+        self._old = checkpoint
         self._adds: dict[str, Mapping[str, Any]] = {}
         self._replaced: set[str] = set()
         self._removes: dict[str, Mapping[str, Any]] = {}
         self._txns: dict[str, Mapping[str, Any]] = {}
         self._metadata: Mapping[str, Any] | None = None
         self._protocol: Mapping[str, Any] | None = None
-        for name in ("protocol", "metaData", "txn", "remove"):
-            for action in _old(checkpoint, name):
-                self._apply(name, action)
+        for name in ("protocol", "metaData", "txn"):
+            for column in self._old_columns(name):
+                for action in column.to_pylist():
+                    self._apply(name, _as_object(action))
+
+    def _old_columns(self, name: str) -> Iterator[pa.StructArray]:
+        """The actions of one kind in the old checkpoint, some at a time."""
+        if self._old is None or name not in self._old.schema_arrow.names:
+            return
+        for batch in self._old.iter_batches(SLICE_ROWS, columns=[name]):
+            column = batch.column(0)
+            if column.null_count < len(column):
+                yield column.filter(pc.is_valid(column))
 
     def apply(self, entry: bytes) -> None:
         """Apply the next entry of the log.  Raises `NotOurs`, and ValueError for damage."""
@@ -106,55 +133,116 @@ class TableState:
         found = dict((self._metadata or {}).get("configuration") or {})
         return {str(name): str(value) for name, value in found.items()}
 
-    def checkpoint(self, now_ms: int) -> pa.Table:
-        """The rows of the new checkpoint.  Raises `NotOurs` where the log has no beginning."""
+    @property
+    def columns(self) -> list[str]:
+        """Names of the table's columns."""
+        fields = json.loads((self._metadata or {}).get("schemaString") or "{}").get("fields", ())
+        return [str(field["name"]) for field in fields]
+
+    def checkpoint(self, removed_since_ms: int) -> Iterator[pa.Table]:
+        """The rows of the new checkpoint, some at a time.
+
+        removed_since_ms: files that were removed before are not told of any more.  Raises
+        `NotOurs` where the log has no beginning.
+        """
         if self._metadata is None or self._protocol is None:
             raise NotOurs("no metadata or no protocol in the log")
-        kept = [action for action in self._removes.values()
-                if (action.get("deletionTimestamp") or 0) > now_ms - TOMBSTONES_KEPT_MS]
-        return pa.concat_tables([
-            _rows("protocol", PROTOCOL, [self._protocol]),
-            _rows("metaData", METADATA, [self._metadata]),
-            _rows("txn", TXN, list(self._txns.values())),
-            _rows("remove", REMOVE, kept),
-            _columns("add", self._remaining_adds()),
-            _rows("add", ADD, [{**add, "dataChange": False} for add in self._adds.values()])])
+        yield _rows("protocol", PROTOCOL, [self._protocol])
+        yield _rows("metaData", METADATA, [self._metadata])
+        yield _rows("txn", TXN, list(self._txns.values()))
+        for column in self._remaining("remove", REMOVE):
+            since = pc.greater(pc.fill_null(column.field("deletionTimestamp"), 0), removed_since_ms)
+            yield _columns("remove", column.filter(since))
+        yield _rows("remove", REMOVE, [
+            remove for remove in self._removes.values() if _removed_ms(remove) > removed_since_ms])
+        for column in self._remaining("add", ADD):
+            yield _columns("add", column)
+        yield _rows("add", ADD, [{**add, "dataChange": False} for add in self._adds.values()])
 
-    def _remaining_adds(self) -> pa.Array:
-        if not self._replaced or not len(self._old_adds):
-            return self._old_adds
-        gone = pc.is_in(self._old_adds.field("path"), pa.array(sorted(self._replaced)))
-        return self._old_adds.filter(pc.invert(gone))
+    def _remaining(self, name: str, kind: pa.StructType) -> Iterator[pa.StructArray]:
+        """What the entries since have left of the files in the old checkpoint."""
+        replaced = pa.array(sorted(self._replaced), pa.string())
+        for column in self._old_columns(name):
+            column = _fit(column, kind)
+            yield column.filter(pc.invert(pc.is_in(column.field("path"), replaced)))
+
+    def live_files(self, before: str, bytes_max: int, count_max: int) -> list[LiveFile]:
+        """The first `count_max` files of days before the ISO date `before` that are no larger
+        than `bytes_max`, by day, oldest first."""
+        wanted = (file for file in self._all_live()
+                  if file.date < before and file.size <= bytes_max)
+        return heapq.nsmallest(
+            count_max, wanted, key=lambda file: (file.date, file.written_at_ms, file.path))
+
+    def _all_live(self) -> Iterator[LiveFile]:
+        for column in self._remaining("add", ADD):
+            days = pc.map_lookup(column.field("partitionValues"), PARTITION_COLUMN, "first")
+            fields = (column.field("path"), column.field("size"), days,
+                      column.field("modificationTime"))
+            for values in zip(*(field.to_pylist() for field in fields), strict=True):
+                yield LiveFile(*values)
+        for add in self._adds.values():
+            yield LiveFile(str(add["path"]), int(add["size"]),
+                           str(add["partitionValues"][PARTITION_COLUMN]),
+                           int(add["modificationTime"]))
+
+    def which_live(self, paths: Set[str]) -> set[str]:
+        """Those of `paths` that the newest snapshot has.  Raises `NotOurs` where it has files
+        that may lie elsewhere."""
+        live: set[str] = set()
+        for column in self._remaining("add", ADD):
+            live |= _known(column.field("path").to_pylist(), paths)
+        return live | _known(self._adds, paths)
+
+    def removed_ms(self, paths: Set[str]) -> dict[str, int]:
+        """When those of `paths` were removed whose removal is still told of, in Unix ms."""
+        found: dict[str, int] = {}
+        wanted = pa.array(sorted(paths), pa.string())
+        for column in self._remaining("remove", REMOVE):
+            column = column.filter(pc.is_in(column.field("path"), wanted))
+            found |= {remove["path"]: _removed_ms(remove) for remove in column.to_pylist()}
+        return found | {path: _removed_ms(remove) for path, remove in self._removes.items()
+                        if path in paths}
+
+
+def _known(stored: Iterable[str], paths: Set[str]) -> set[str]:
+    """Which of `paths` are in `stored`.  A path of another form may be another name of one."""
+    found = set()
+    for path in stored:
+        if path.startswith("/") or ":" in path or "%" in path:
+            raise NotOurs(f"a file that may lie elsewhere: {path[:80]}")
+        if path in paths:
+            found.add(path)
+    return found
+
+
+def _removed_ms(remove: Mapping[str, Any]) -> int:
+    return int(remove.get("deletionTimestamp") or 0)
 
 
 def _names(kind: pa.StructType) -> list[str]:
     return [field.name for field in kind]
 
 
-def _old(checkpoint: pa.Table | None, name: str) -> Iterable[Mapping[str, Any]]:
-    if checkpoint is None or name not in checkpoint.column_names:
-        return
-    column = checkpoint[name]
-    for action in column.filter(pc.is_valid(column)).to_pylist():
-        yield {key: dict(value) if key in ("configuration", "partitionValues") and value else value
-               for key, value in action.items()}
+def _as_object(action: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An action of a checkpoint as an entry has it: maps are lists of pairs there."""
+    return {key: dict(value) if key in ("configuration", "partitionValues") and value else value
+            for key, value in action.items()}
 
 
-def _old_adds(checkpoint: pa.Table | None) -> pa.Array:
-    if checkpoint is None or "add" not in checkpoint.column_names:
-        return pa.array([], ADD)
-    column = checkpoint["add"]
-    found = column.filter(pc.is_valid(column)).combine_chunks()
+def _fit(found: pa.StructArray, kind: pa.StructType) -> pa.StructArray:
+    """Files of an old checkpoint in our form; whoever wrote it may have left fields out."""
     present = set(_names(found.type))
-    if "stats" not in present:
-        raise NotOurs("the checkpoint has no statistics as JSON")
-    strange = [name for name in present - set(_names(ADD))
-               if found.field(name).null_count < len(found)]
-    if strange:
-        raise NotOurs(f"files of the checkpoint have {', '.join(sorted(strange))}")
+    if kind == ADD:
+        if "stats" not in present:
+            raise NotOurs("the checkpoint has no statistics as JSON")
+        strange = [name for name in present - set(_names(ADD))
+                   if found.field(name).null_count < len(found)]
+        if strange:
+            raise NotOurs(f"files of the checkpoint have {', '.join(sorted(strange))}")
     return pa.StructArray.from_arrays(
         [found.field(field.name).cast(field.type) if field.name in present
-         else pa.nulls(len(found), field.type) for field in ADD], fields=list(ADD))
+         else pa.nulls(len(found), field.type) for field in kind], fields=list(kind))
 
 
 def _rows(name: str, kind: pa.StructType, actions: list[Mapping[str, Any]]) -> pa.Table:

@@ -5,23 +5,38 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from keeper.checkpoint import NotOurs, TableState
-from shared.errors import TableUnavailable
+from keeper.checkpoint import SCHEMA, LiveFile, NotOurs, TableState
+from shared.errors import CommitConflict, TableUnavailable
 from shared.object_store import Store
+from shared.records import DataFile
 from workers.delta_table import CHECKPOINT_INTERVAL, COMMITS_MAX, TableStore
-from workers.log_entry import entry_path, entry_version, log_folder
+from workers.log_entry import (
+    appends_only, compaction_entry, entry_path, entry_version, log_folder,
+)
+from workers.log_listing import HintUnreadable, hint_path, newest_version, read_hint
 
 DELETES_MAX = 200
 """Entries deleted in one go; a turn comes every minute."""
 DAY_MS = 86_400_000
 LOG_RETENTION_DAYS = 30
 """Delta's default."""
+REMOVED_RETENTION_DAYS = 7
+"""Delta's default for files that a table no longer has: readers of older versions need them."""
+REMOVALS_TOLD_DAYS = 2
+"""For so much longer than its retention a removed file is told of: until a vacuum came by."""
+ROWS_PER_VERSION = 1000
+"""A checkpoint is written anew after a version for so many rows in it, if that is later: what it
+costs is then the same for each commit, however many files there are."""
+VERSIONS_MAX = 400
+COMMIT_ATTEMPTS_MAX = 100
+"""Versions that others may take before a compaction's: seconds of commits, at the most frequent."""
 
 _DAYS = re.compile(r"\s*interval\s+(\d{1,5})\s+days?\s*", re.IGNORECASE)
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\.parquet")
@@ -40,10 +55,12 @@ class TableLog:
     """The log of one table.  Methods raise `StorageUnavailable` and `TableUnavailable`."""
 
     def __init__(
-        self, store: Store, tables: TableStore, folder: str, unix_ms: Callable[[], int]
+        self, store: Store, tables: TableStore, folder: str, unix_ms: Callable[[], int],
+        removed_days_min: int = REMOVED_RETENTION_DAYS,
     ) -> None:
+        """removed_days_min: for how long removed files are kept, where the table does not say."""
         self._store, self._tables, self._folder = store, tables, folder
-        self._unix_ms = unix_ms
+        self._unix_ms, self._removed_days_min = unix_ms, removed_days_min
 
     def keep(self) -> Kept:
         """Write a checkpoint if the last one is CHECKPOINT_INTERVAL versions behind, then delete
@@ -55,30 +72,48 @@ class TableLog:
             return Kept(self._tables.checkpoint(self._folder))
 
     def _keep(self) -> Kept:
-        hint = self._hint()
-        last = -1 if hint is None else int(hint["version"])
-        newest = self._newest(last)
-        if newest - last < CHECKPOINT_INTERVAL:
+        hint, last, newest = self._find()
+        if newest - last < _versions_due(hint):
             return Kept()
         state = self._state(hint, last, newest)
-        self._write(newest, state.checkpoint(self._unix_ms()))
+        days = max(removed_retention_days(state) or 0, self._removed_days_min)
+        told_since_ms = self._unix_ms() - (days + REMOVALS_TOLD_DAYS) * DAY_MS
+        self._write(newest, state.checkpoint(told_since_ms))
         return Kept(newest, self._clean_up(state))
 
-    def _hint(self) -> dict[str, Any] | None:
-        found = self._store.get(f"{log_folder(self._folder)}_last_checkpoint")
-        if found is None:
-            return None
-        try:
-            hint = json.loads(found)
-            int(hint["version"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise NotOurs("_last_checkpoint cannot be read") from error
-        return dict(hint)
+    def read(self) -> tuple[int, TableState]:
+        """The newest version and what the log adds up to; raises `NotOurs`."""
+        hint, last, newest = self._find()
+        if newest < 0:
+            raise NotOurs("there is no table")
+        return newest, self._state(hint, last, newest)
 
-    def _newest(self, last: int) -> int:
-        start = entry_path(self._folder, last - 1) if last > 0 else ""
-        versions = map(entry_version, self._store.list_after(log_folder(self._folder), start))
-        return max((version for version in versions if version is not None), default=-1)
+    def replace(self, version: int, old: Sequence[LiveFile], new: DataFile) -> int:
+        """Put one file in the place of others that have its rows; the version that does it.
+
+        version: one at which the table had all of `old`.  What others append meanwhile stays
+        before it.  Raises `CommitConflict` when they did anything else.
+        """
+        entry = compaction_entry(
+            [(file.path, file.size, file.date) for file in old], new, self._unix_ms())
+        for target in range(version + 1, version + 1 + COMMIT_ATTEMPTS_MAX):
+            if self._store.put_if_absent(entry_path(self._folder, target), entry):
+                return target
+            taken = self._store.get(entry_path(self._folder, target))
+            if taken == entry:
+                return target
+            if taken is None or not appends_only(taken):
+                break
+        raise CommitConflict(f"table {self._folder}: version {target} is not an append")
+
+    def _find(self) -> tuple[dict[str, Any] | None, int, int]:
+        """What is said of the last checkpoint, its version, and the newest; -1 for none."""
+        try:
+            hint = read_hint(self._store, self._folder)
+        except HintUnreadable as error:
+            raise NotOurs(str(error)) from error
+        last = -1 if hint is None else hint["version"]
+        return hint, last, newest_version(self._store, self._folder, last)
 
     def _state(self, hint: dict[str, Any] | None, last: int, newest: int) -> TableState:
         if newest - last > COMMITS_MAX:
@@ -97,29 +132,33 @@ class TableLog:
                     f"table {self._folder}: entry {version} cannot be read") from error
         return state
 
-    def _read(self, version: int) -> Any:
+    def _read(self, version: int) -> pq.ParquetFile:
         data = self._store.get(self._path(version))
         if data is None:
             raise NotOurs(f"checkpoint {version} is not one file")
-        return pq.read_table(io.BytesIO(data))
+        return pq.ParquetFile(pa.BufferReader(data))
 
     def _path(self, version: int) -> str:
         return f"{log_folder(self._folder)}{version:020d}.checkpoint.parquet"
 
-    def _write(self, version: int, rows: Any) -> None:
-        sink = io.BytesIO()
-        pq.write_table(rows, sink, compression="snappy")
-        content = sink.getvalue()
+    def _write(self, version: int, parts: Iterator[pa.Table]) -> None:
+        sink, rows, adds = io.BytesIO(), 0, 0
+        with pq.ParquetWriter(sink, SCHEMA, compression="snappy") as writer:
+            for part in parts:
+                if part.num_rows:
+                    writer.write_table(part)
+                rows += part.num_rows
+                adds += part.num_rows - part["add"].null_count
+        content = sink.getbuffer()
         self._store.put(self._path(version), content)
-        adds = rows.num_rows - rows["add"].null_count
-        self._store.put(f"{log_folder(self._folder)}_last_checkpoint", json.dumps(
-            {"version": version, "size": rows.num_rows, "sizeInBytes": len(content),
+        self._store.put(hint_path(self._folder), json.dumps(
+            {"version": version, "size": rows, "sizeInBytes": len(content),
              "numOfAddFiles": adds}).encode())
 
     def _clean_up(self, state: TableState) -> int:
         """Delete the oldest entries below a checkpoint that is itself older than the retention:
         what is left still adds up to every version from that checkpoint on."""
-        days = _retention_days(state.configuration)
+        days = log_retention_days(state)
         if days is None:
             return 0
         cutoff_s = (self._unix_ms() - days * DAY_MS) / 1000
@@ -142,12 +181,28 @@ def _is_below(name: str, version: int) -> bool:
     return found is not None and found < version
 
 
-def _retention_days(configuration: Any) -> int | None:
+def _versions_due(hint: dict[str, Any] | None) -> int:
+    """How many versions behind the last checkpoint the next one is due."""
+    rows = 0 if hint is None else hint.get("size")
+    known = rows if isinstance(rows, int) else 0
+    return max(CHECKPOINT_INTERVAL, min(known // ROWS_PER_VERSION, VERSIONS_MAX))
+
+
+def log_retention_days(state: TableState) -> int | None:
     """How long entries are kept; None where the table says never, or what we do not understand."""
-    if configuration.get("delta.enableExpiredLogCleanup", "true").lower() != "true":
+    if state.configuration.get("delta.enableExpiredLogCleanup", "true").lower() != "true":
         return None
-    asked = configuration.get("delta.logRetentionDuration")
+    return _days(state, "delta.logRetentionDuration", LOG_RETENTION_DAYS)
+
+
+def removed_retention_days(state: TableState) -> int | None:
+    """How long removed files are kept; None where the table says what we do not understand."""
+    return _days(state, "delta.deletedFileRetentionDuration", REMOVED_RETENTION_DAYS)
+
+
+def _days(state: TableState, name: str, default: int) -> int | None:
+    asked = state.configuration.get(name)
     if asked is None:
-        return LOG_RETENTION_DAYS
+        return default
     match = _DAYS.fullmatch(asked)
     return int(match[1]) if match else None

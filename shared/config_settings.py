@@ -143,8 +143,15 @@ _CYCLE = (
             "A worker silent for longer is killed and started anew. At least three times "
             "STORE_TIMEOUT_SECONDS.", 0.3, 3600),
     Setting("KEEPER_INTERVAL_SECONDS", Group.CYCLE, Kind.SECONDS, "60",
-            "Time between two turns of the keeper, which enters finished cycles into the ledger "
-            "and writes checkpoints of the tables' logs.", 1, 3600),
+            "Time between two turns of the keeper, which enters finished cycles into the ledger, "
+            "writes checkpoints of the tables' logs, compacts and vacuums.", 1, 3600),
+    Setting("COMPACT_TARGET_MB", Group.CYCLE, Kind.INTEGER, "64",
+            "Size in MB (10^6 bytes) of the files that the keeper makes out of the small ones of a "
+            "day that is over; 0: it makes none.", 0, 1024),
+    Setting("VACUUM_RETENTION_DAYS", Group.CYCLE, Kind.INTEGER, "7",
+            "For how many days files are kept that a table does not have any more, for readers of "
+            "older versions; a table's own `delta.deletedFileRetentionDuration` may ask for more. "
+            "0: for ever.", 0, 3650),
     Setting("ISOLATE_AFTER", Group.CYCLE, Kind.INTEGER, "3",
             "Failed cycles after which the others go on without a topic; 0 waits for ever.",
             0, 1_000_000),

@@ -243,8 +243,17 @@ class CycleConfig:
     start_deadline_seconds: float
     stop_deadline_seconds: float
     heartbeat_limit_seconds: float
-    keeper_interval_seconds: float
     isolate_after: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeeperConfig:
+    """How often the keeper works, the size of the files it makes (0: none), and for how many days
+    files are kept that a table does not have any more (0: for ever)."""
+
+    interval_seconds: float
+    compact_target_mb: int
+    vacuum_retention_days: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +304,7 @@ class Config:
     kafka: KafkaConfig
     lake: LakeConfig
     cycle: CycleConfig
+    keeper: KeeperConfig
     limits: Limits
     health: HealthConfig
     log: LogConfig

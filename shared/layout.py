@@ -68,11 +68,14 @@ class Header(IntEnum):
 
 
 class Keeper(IntEnum):
-    """What the keeper's turns tell; CHECKPOINTS and LOG_ENTRIES_DELETED count on from turn to turn.
+    """What the keeper's turns tell; counts (from CHECKPOINTS on) go on from turn to turn.
 
     NEXT_RECORD: the first one that is not in the ledger yet, 0 before the first turn; BEHIND: how
     many records there are from it on.  LAST_TURN_*: of the last one that went well to its end.
-    LINEAGE_EVENTS: how many were sent; LINEAGE_BEHIND: records in the ledger not yet told of.
+    COMPACTED_FILES became COMPACTION_FILES; VISITS: of a table whose files were looked after, one
+    in a turn; UNFINISHED: the last one ended for want of time; POSTPONED: visits without a
+    compaction for want of memory.  LINEAGE_EVENTS: how many were sent; LINEAGE_BEHIND: records in
+    the ledger not yet told of.
     """
 
     NEXT_RECORD = 0
@@ -82,6 +85,13 @@ class Keeper(IntEnum):
     ERROR_ACTIVE = 4
     CHECKPOINTS = 5
     LOG_ENTRIES_DELETED = 6
+    COMPACTED_FILES = 7
+    COMPACTION_FILES = 8
+    VACUUMED_FILES = 9
+    VACUUMED_BYTES = 10
+    VISITS = 11
+    UNFINISHED = 12
+    POSTPONED = 13
     LINEAGE_EVENTS = 16
     LINEAGE_BEHIND = 17
 

@@ -30,6 +30,10 @@ peak of a drain: 20.2 MB with its part of the pages that all share."""
 KEEPER_BYTES = 18 * MB
 """The keeper's process while it works; borrowed from the common budget before it is born.
 Measured while it writes checkpoints in a drain: 16 to 19 MB."""
+COMPACTION_BYTES = 16 * MB
+"""What the keeper takes beyond that while it compacts; it is not lent but found: compaction waits
+until all processes together leave it free.  Measured: two parts of 5 MiB on their way (the least
+that S3 takes), and 7 MB for a source file, a row group and the footer."""
 
 ROW_GROUP_BEST_BYTES = 256 * KIB
 """Measured: this and the batch at half of what they were took 10 MB off eight draining workers,

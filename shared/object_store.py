@@ -1,9 +1,9 @@
 """The object store: the only place that imports obstore.
 
 What the service asks of a store is little: create an object if it is absent, put, read, list and
-delete.  Every object is sent whole, in one request: there are no uploads in parts, which a killed
-process would leave behind where no listing shows them.  The same promises hold for S3 and for a
-local folder; the in-memory twin of the tests passes the same suite.
+delete.  Every object is sent whole, in one request, but for the keeper's large ones (`writing`): of
+uploads in parts, a killed process leaves behind what no listing shows.  The same promises hold for
+S3 and for a local folder; the in-memory twin of the tests passes the same suite.
 
 A folder is written through to the disk (fsync of file and folders) where the protocol relies on
 it: object_store itself creates atomically but never syncs.
@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -26,6 +28,8 @@ from shared.errors import StorageUnavailable
 
 CAUSE_CHARS_MAX = 300
 LIST_CHUNK = 1000
+PART_BYTES = 5 * 1024 * 1024
+"""Of a large object: the least that S3 takes.  Two of them are in memory while it is written."""
 
 _COLOURS = re.compile(r"\x1b\[\d+m")
 _STORES_ANSWER = re.compile(
@@ -33,7 +37,16 @@ _STORES_ANSWER = re.compile(
 """The status and S3's own code, which stand behind the paths in the text and would be cut off."""
 
 T = TypeVar("T")
-Buffer = bytes | bytearray
+Buffer = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object as a listing shows it; modified_s: Unix time by the store's clock."""
+
+    path: str
+    size: int
+    modified_s: float
 
 
 class ObjectStore(Protocol):
@@ -91,6 +104,20 @@ class Store:
             self._sync_file(path)
         _named("put", path, put)
 
+    @contextmanager
+    def writing(self, path: str) -> Iterator[LargeObject]:
+        """Create an object of any size at a path that is the caller's alone.
+
+        It is there when the block has ended, and not at all when something is raised in it.
+        """
+        def begin() -> Any:
+            return obstore.open_writer(
+                self._store, path, buffer_size=PART_BYTES, max_concurrency=1)
+        large = LargeObject(_named("put", path, begin), path)
+        yield large
+        large.finish()
+        _named("put", path, lambda: self._sync_file(path))
+
     def get(self, path: str) -> bytes | None:
         """See `ObjectStore`."""
         def get() -> bytes | None:
@@ -144,6 +171,32 @@ class Store:
             return dict(sorted(found.items())[:limit])
         return _named("list", prefix, listing)
 
+    def folders(self, prefix: str) -> list[str]:
+        """The next path segments below a prefix that ends with `/`, in order."""
+        def listing() -> list[str]:
+            found = obstore.list_with_delimiter(self._store, prefix)["common_prefixes"]
+            return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in found)
+        return _named("list", prefix, listing)
+
+    def walk(self, prefix: str) -> Iterator[list[StoredObject]]:
+        """Every object below a prefix, some at a time."""
+        chunks = iter(_named("list", prefix, lambda: obstore.list(
+            self._store, prefix=prefix, chunk_size=LIST_CHUNK)))
+        while chunk := _named("list", prefix, lambda: next(chunks, None)):
+            yield [StoredObject(meta["path"], int(meta["size"]), meta["last_modified"].timestamp())
+                   for meta in chunk]
+
+    def delete_all(self, paths: list[str]) -> None:
+        """Remove objects, LIST_CHUNK at most: one request to a store."""
+        def delete() -> None:
+            try:
+                obstore.delete(self._store, paths)
+            except FileNotFoundError:
+                # Somebody else is at it; on S3 that is no error.
+                for path in paths:
+                    self.delete(path)
+        _named("delete", paths[0], delete)
+
     def delete(self, path: str) -> None:
         """See `ObjectStore`."""
         def delete() -> None:
@@ -160,6 +213,35 @@ class Store:
         _fsync(file)
         for folder in file.relative_to(self._root).parents:
             _fsync(self._root / folder)
+
+
+class LargeObject:
+    """Bytes on their way into an object, which is not there yet."""
+
+    closed = False
+
+    def __init__(self, writer: Any, path: str) -> None:
+        self._writer, self._path, self._size = writer, path, 0
+
+    def write(self, data: Buffer) -> int:
+        """Take the next bytes."""
+        _named("put", self._path, lambda: self._writer.write(data))
+        self._size += len(data)
+        return len(data)
+
+    def tell(self) -> int:
+        """How many there were."""
+        return self._size
+
+    def flush(self) -> None:
+        """Nothing: parts are sent when they are full."""
+
+    def close(self) -> None:
+        """Nothing: whoever has begun the object ends it."""
+
+    def finish(self) -> None:
+        """Make it an object."""
+        _named("put", self._path, self._writer.close)
 
 
 def _fsync(path: Path) -> None:

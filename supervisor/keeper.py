@@ -37,7 +37,7 @@ class Keeper:
 
     def __init__(self, config: Config, block: Block, clock: SystemClock) -> None:
         self._config, self._block, self._clock = config, block, clock
-        self._interval_s = config.cycle.keeper_interval_seconds
+        self._interval_s = config.keeper.interval_seconds
         self._context = multiprocess.get_context("forkserver")
         limits = config.limits
         terms = Terms(0, limits.loan_budget_bytes)
@@ -74,7 +74,7 @@ class Keeper:
     def _has_work(self, now: float) -> bool:
         if now >= self._anyway_at or self._block.keeper(Word.BEHIND):
             return True
-        if self._block.keeper(Word.LINEAGE_BEHIND):
+        if self._block.keeper(Word.UNFINISHED) or self._block.keeper(Word.LINEAGE_BEHIND):
             return True
         return self._block.get(Header.LAST_RECORD) >= self._block.keeper(Word.NEXT_RECORD)
 

@@ -7,7 +7,8 @@ of offsets, read from the files, prove it offset by offset.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -15,6 +16,8 @@ from shared.records import BRONZE, DLQ, Range
 from tools.report import Line, Status
 
 CHECK = "verify"
+COMPACTED = "compacted-"
+"""How names of files begin that the keeper has made of small ones."""
 EXAMPLES_MAX = 20
 """Findings of one topic that are listed one by one; the rest is counted."""
 
@@ -105,11 +108,12 @@ class Count:
 
 @dataclass(slots=True)
 class Judgement:
-    """What was found of one topic."""
+    """What was found of one topic; notes are for a person to look at, facts to know."""
 
     count: Count = field(default_factory=Count)
     wrongs: list[Wrong] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    facts: list[str] = field(default_factory=list)
 
 
 def judge(all_claims: Sequence[Claim], holding: Holding) -> Judgement:
@@ -132,7 +136,7 @@ def judge(all_claims: Sequence[Claim], holding: Holding) -> Judgement:
     for table in (BRONZE, DLQ):
         state = holding.tables.get(table)
         if state is not None:
-            found.wrongs += _judge_files(table, claims, state, to_come, found.notes)
+            found.wrongs += _judge_files(table, claims, state, to_come, found)
     if holding.runs is not None:
         for partition, chain in sorted(parts.items()):
             ranges = [part for _, part in chain]
@@ -180,7 +184,7 @@ def _judge_chain(
 
 
 def _judge_files(
-    table: str, claims: Sequence[Claim], state: TableState, to_come: Set[str], notes: list[str],
+    table: str, claims: Sequence[Claim], state: TableState, to_come: Set[str], found: Judgement,
 ) -> Iterator[Wrong]:
     claimed = {file.path: (file, claim) for claim in claims for file in claim.files
                if file.table == table}
@@ -195,24 +199,55 @@ def _judge_files(
                                 f"table's log, {file.rows} in record {claim.record}")
     old = _older(claims, {path: state.files[path] for path in strange})
     if old:
-        notes.append(f"{table}: {sum(strange.pop(path) or 0 for path in old)} rows in {len(old)} "
-                     "files are older than what is recorded")
+        found.notes.append(f"{table}: {sum(strange.pop(path) or 0 for path in old)} rows in "
+                           f"{len(old)} files are older than what is recorded")
     unknown = [path for path, rows in strange.items() if rows is None]
     if unknown:
         yield Wrong("statistics", f"{table}: {len(unknown)} files without a number of rows, "
                                   f"{unknown[0]} among them")
         return
-    gone_rows = sum(file.rows for file, _ in gone.values())
-    strange_rows = sum(rows or 0 for rows in strange.values())
-    if strange and gone and gone_rows == strange_rows:
-        notes.append(f"{table}: {len(gone)} files were rewritten as {len(strange)} others with the "
-                     f"same number of rows")
-        return
+    for place in (_day, _table):
+        _take_rewritten(table, gone, strange, found, place)
     for path, (file, claim) in sorted(gone.items()):
         yield Wrong("removed", f"{table} file {path} with {file.rows} rows is not in the table; "
                                f"record {claim.record}: {_ranges(claim)}")
     for path, rows in sorted(strange.items()):
         yield Wrong("foreign", f"{table} file {path} with {rows} rows is in no record")
+
+
+def _take_rewritten(
+    table: str, gone: dict[str, tuple[NamedFile, Claim]], strange: dict[str, int | None],
+    found: Judgement, place: Callable[[str], str],
+) -> None:
+    """Tell of places whose files were replaced by others with as many rows, and take them out."""
+    missed, gained = Counter[str](), Counter[str]()
+    for path, (file, _) in gone.items():
+        missed[place(path)] += file.rows
+    for path, rows in strange.items():
+        gained[place(path)] += rows or 0
+    even = {name for name in missed.keys() & gained.keys() if missed[name] == gained[name]}
+    old = [path for path in gone if place(path) in even]
+    new = [path for path in strange if place(path) in even]
+    if not even:
+        return
+    is_ours = all(path.rpartition("/")[2].startswith(COMPACTED) for path in new)
+    (found.facts if is_ours else found.notes).append(
+        f"{table}: {len(old)} files were rewritten as {len(new)} others with the same number of "
+        "rows")
+    for path in old:
+        del gone[path]
+    for path in new:
+        del strange[path]
+
+
+def _day(path: str) -> str:
+    """Compactions stay within a day's folder."""
+    return path.rpartition("/")[0]
+
+
+def _table(path: str) -> str:
+    """Who writes a table anew need not."""
+    return ""
 
 
 def _older(claims: Sequence[Claim], strange: Mapping[str, ActiveFile]) -> list[str]:
@@ -299,6 +334,8 @@ def as_lines(topic: str, found: Judgement, *, deep: bool) -> Iterator[Line]:
                  groupby(sorted(wrong.sort for wrong in found.wrongs[EXAMPLES_MAX:]))}
         rest = ", ".join(f"{sort} {number}" for sort, number in sorts.items())
         yield Line(CHECK, topic, Status.FAIL, f"and more: {rest}", "Mend the first ones first.")
+    for fact in found.facts:
+        yield Line(CHECK, topic, Status.OK, fact)
     for note in found.notes:
         yield Line(CHECK, topic, Status.WARN, note,
                    "" if deep else "verify --deep reads the offsets themselves.")

@@ -1,9 +1,9 @@
 """A Delta table as this service uses it: the only place that imports deltalake.
 
 A handle is a snapshot.  `txn_version` and `commit` speak of the same snapshot: a commit that finds
-the table moved on is refused, whoever moved it, so what was read before it still holds when it
-lands.  After any error the handle must be refreshed and read again, for every error of a commit
-can mean that it took effect.
+the table moved on is refused, so what was read before it still holds when it lands.  Only over the
+keeper's compactions it steps: they change neither rows nor positions.  After any error the handle
+must be refreshed and read again, for every error of a commit can mean that it took effect.
 
 The library opens tables.  A commit is one object, the next entry of the log, put where there is
 none; decision 0016 says why it is ours.  Checkpoints are the keeper's.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -28,9 +29,9 @@ from shared.errors import (
 from shared.object_store import ObjectStore, brief
 from shared.records import DataFile
 from workers.log_entry import (
-    Commit, append_entry, commit_of, entry_path, entry_version, first_entry, log_folder,
-    unknown_features,
+    Commit, append_entry, commit_of, entry_path, first_entry, is_compaction, unknown_features,
 )
+from workers.log_listing import HintUnreadable, newest_version, read_hint
 from workers.parquet_file import STATISTICS
 from workers.schemas import PARTITION_COLUMN
 
@@ -39,6 +40,8 @@ CHECKPOINT_INTERVAL = 20
 
 COMMITS_MAX = 20_000
 """Commits looked at in one question: each is one small request."""
+COMPACTIONS_MAX = 100
+"""Compactions of ours in a row that are stepped over: the keeper makes a few between commits."""
 
 
 class Table(Protocol):
@@ -56,6 +59,7 @@ class Table(Protocol):
     ) -> None:
         """Add `files` and set `txns` in one commit, if the table is still at this snapshot.
 
+        A compaction of ours is no reason to refuse: rows and positions are what they were.
         Raises `CommitConflict` (moved on: nothing of this attempt is in the table unless it is
         this very commit) or `StorageUnavailable` (unknown).  In both cases `refresh`, and look.
         """
@@ -92,7 +96,8 @@ class TableStore(Protocol):
     def newest(self, folder: str) -> Commit | None:
         """A table's newest commit, without opening the table; None where there is no log.
 
-        Raises `StorageUnavailable` and `TableUnavailable`.
+        Of compactions that came behind it, it has only the last one's version.  Raises
+        `StorageUnavailable` and `TableUnavailable`.
         """
 
     def append(
@@ -161,7 +166,6 @@ class DeltaStore:
         if faults:
             raise TableMismatch(f"table {folder}: {'; '.join(faults)}")
 
-
     def commits(self, folder: str, since_record: int) -> list[Commit]:
         """See `TableStore`."""
         found: list[Commit] = []
@@ -178,9 +182,15 @@ class DeltaStore:
 
     def newest(self, folder: str) -> Commit | None:
         """See `TableStore`."""
-        version = self._newest_version(folder)
-        entry = self._store.get(entry_path(folder, version)) if version >= 0 else None
-        return None if entry is None else _commit(folder, entry, version)
+        newest = self._newest_version(folder)
+        for version in range(newest, max(-1, newest - COMPACTIONS_MAX), -1):
+            entry = self._store.get(entry_path(folder, version))
+            if entry is None:
+                return None
+            commit = _commit(folder, entry, version)
+            if not commit.is_compaction:
+                return replace(commit, version=newest)
+        return None
 
     def append(
         self, folder: str, after: int, files: Sequence[DataFile], txns: Mapping[str, int],
@@ -206,16 +216,12 @@ class DeltaStore:
             raise TableUnavailable(f"checkpoint of {uri}: {brief(error)}") from error
 
     def _newest_version(self, folder: str) -> int:
-        """-1 where there is no log.  Entries below the last checkpoint need no listing."""
-        hint = self._store.get(f"{log_folder(folder)}_last_checkpoint")
+        """-1 where there is no log."""
         try:
-            checkpoint = int(json.loads(hint)["version"]) if hint is not None else 0
-        except (ValueError, KeyError, TypeError) as error:
-            raise TableUnavailable(f"table {folder}: _last_checkpoint cannot be read") from error
-        start = entry_path(folder, checkpoint - 1) if checkpoint else ""
-        paths = self._store.list_after(log_folder(folder), start)
-        return max((version for version in map(entry_version, paths) if version is not None),
-                   default=-1)
+            hint = read_hint(self._store, folder)
+        except HintUnreadable as error:
+            raise TableUnavailable(str(error)) from error
+        return newest_version(self._store, folder, -1 if hint is None else hint["version"])
 
 
 def _configuration(schema: pa.Schema) -> dict[str, str]:
@@ -307,14 +313,18 @@ class DeltaSnapshot:
     ) -> None:
         """See `Table`."""
         self._check_newest_is_there()
-        target = self._version + 1
         entry = append_entry(files, txns, facts, self._clock.unix_ms())
-        if not self._store.put_if_absent(entry_path(self._folder, target), entry):
-            raise CommitConflict(f"table {self._uri} version {target} is taken")
-        # What the handle holds of the table's log is not needed again, and may be much.
-        self._table = None
-        self._version = target
-        self._txns.update(txns)
+        for target in range(self._version + 1, self._version + 2 + COMPACTIONS_MAX):
+            if self._store.put_if_absent(entry_path(self._folder, target), entry):
+                # What the handle holds of the table's log is not needed again, and may be much.
+                self._table = None
+                self._version = target
+                self._txns.update(txns)
+                return
+            taken = self._store.get(entry_path(self._folder, target))
+            if taken is None or not is_compaction(taken):
+                break
+        raise CommitConflict(f"table {self._uri} version {target} is taken")
 
     def _check_newest_is_there(self) -> None:
         """Without the entry before it, ours would be that of a table that is gone."""

@@ -42,7 +42,7 @@ def main(assignment: Assignment, wake: Any) -> None:
     block = Block.attach(Path(assignment.block_path))
     worker = build_worker(assignment, block, wake_supervisor)
     gc.freeze()
-    leave(guarded(worker.run, assignment.topic))
+    leave(guarded(worker.run, "worker", topic=assignment.topic))
 
 
 def recover(config: Config, topic: str) -> None:
@@ -54,7 +54,7 @@ def recover(config: Config, topic: str) -> None:
         roll_forward_only(config, topic)
         return WorkerExit.STOPPED_CLEANLY
 
-    leave(guarded(run, topic))
+    leave(guarded(run, "worker", topic=topic))
 
 
 def settle(config: Config) -> None:
@@ -83,18 +83,19 @@ def _leave_with_supervisor() -> None:
     os._exit(WorkerExit.ORPHANED)
 
 
-def guarded(run: Any, topic: str) -> WorkerExit:
+def guarded(run: Any, role: str, **facts: str) -> WorkerExit:
+    """How it ended; what it died of is in the log, as `{role}_failed` or `{role}_crashed`."""
     from shared.errors import IngestError
     from shared.logs import log_event
 
-    logger = logging.getLogger("worker")
+    logger = logging.getLogger(role)
     try:
         return run()
     except IngestError as error:
-        log_event(logger, logging.ERROR, "worker_failed", topic=topic, error=error.name,
+        log_event(logger, logging.ERROR, f"{role}_failed", **facts, error=error.name,
                   message=error, what_to_do=error.what_to_do)
     except BaseException:
-        logger.exception("worker_crashed", extra={"facts": {"topic": topic}})
+        logger.exception(f"{role}_crashed", extra={"facts": facts})
     return WorkerExit.FAILED
 
 

@@ -36,13 +36,15 @@ class Commit:
     """What a table's log tells of one version.
 
     record: the record of ours whose files it added, None for every other commit; at_ms: Unix time
-    by the writer's clock, None where it left none; txns: the positions it set.
+    by the writer's clock, None where it left none; txns: the positions it set; is_compaction: it
+    is one of ours, and changed no row.
     """
 
     version: int
     record: int | None
     at_ms: int | None
     txns: Mapping[str, int] = field(default_factory=dict)
+    is_compaction: bool = False
 
 
 def log_folder(folder: str) -> str:
@@ -78,7 +80,7 @@ def commit_of(entry: bytes, version: int) -> Commit:
             position = _number(txn.get("version"))
             if position is not None:
                 txns[str(txn.get("appId"))] = position
-    return Commit(version, record, at_ms, txns)
+    return Commit(version, record, at_ms, txns, is_compaction(entry))
 
 
 def _number(found: Any) -> int | None:
@@ -106,10 +108,56 @@ def append_entry(
         _commit_info("WRITE", {"mode": "Append", "partitionBy": "[]"},
                      {"isBlindAppend": True, "bronze": dict(facts)}, now_ms),
         *({"txn": {"appId": app_id, "version": version}} for app_id, version in txns.items()),
-        *({"add": {
-            "path": file.path, "partitionValues": {PARTITION_COLUMN: file.date},
+        *({"add": _add(file)} for file in files))
+
+
+def _add(file: DataFile) -> dict[str, Any]:
+    return {"path": file.path, "partitionValues": {PARTITION_COLUMN: file.date},
             "size": file.size, "modificationTime": file.written_at_ms, "dataChange": True,
-            "stats": file.stats}} for file in files))
+            "stats": file.stats}
+
+
+def compaction_entry(
+    old: Sequence[tuple[str, int, str]], new: DataFile, now_ms: int
+) -> bytes:
+    """A version with `new` in the place of files that have the same rows.
+
+    old: (path, bytes, ISO date) of each.
+    """
+    return _lines(
+        _commit_info("OPTIMIZE", {}, {"isBlindAppend": False, "bronze": {"compaction": len(old)}},
+                     now_ms),
+        *({"remove": {
+            "path": path, "deletionTimestamp": now_ms, "dataChange": False,
+            "extendedFileMetadata": True, "partitionValues": {PARTITION_COLUMN: date},
+            "size": size}} for path, size, date in old),
+        {"add": {**_add(new), "dataChange": False}})
+
+
+def is_compaction(entry: bytes) -> bool:
+    """Whether an entry is such a version: rows, positions and schema are what they were."""
+    if b'"compaction"' not in entry:
+        return False
+    try:
+        actions = [json.loads(line) for line in entry.splitlines()]
+        return any("compaction" in (action.get("commitInfo") or {}).get("bronze", {})
+                   for action in actions) and all(map(_changes_no_data, actions))
+    except (ValueError, TypeError, AttributeError):
+        return False
+
+
+def _changes_no_data(action: Mapping[str, Any]) -> bool:
+    return all(name == "commitInfo" or (name in ("add", "remove") and not content["dataChange"])
+               for name, content in action.items())
+
+
+def appends_only(entry: bytes) -> bool:
+    """Whether an entry adds files and sets positions, and does nothing else."""
+    try:
+        return all(set(json.loads(line)) <= {"commitInfo", "add", "txn"}
+                   for line in entry.splitlines())
+    except (ValueError, TypeError):
+        return False
 
 
 def unknown_features(

@@ -9,6 +9,7 @@ they count as ours.  What is needed after all is read again, from the page cache
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -31,6 +32,8 @@ GAPS_BYTES_MAX = 4 * 1024 * 1024
 """There was a twentieth of it; whoever finds more has an allocator of another kind."""
 
 _PRIVATE = re.compile(r"^Private_Dirty:\s+(\d+) kB$", re.MULTILINE)
+_PROPORTIONAL = re.compile(r"^Pss:\s+(\d+) kB$", re.MULTILINE)
+_PARENT = re.compile(r"^PPid:\s+(\d+)$", re.MULTILINE)
 _MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S{4}) \S+ \S+ [1-9]\d* +/.*")
 
 
@@ -101,6 +104,31 @@ def private_bytes(rollup: Path = Path("/proc/self/smaps_rollup")) -> int | None:
     except OSError:
         return None
     return int(found[1]) * 1024 if found is not None else None
+
+
+def family_bytes(proc: Path = Path("/proc")) -> int | None:
+    """What the service's processes hold together, shared pages counted once; None where the kernel
+    does not tell.  Asked by a child of the forkserver, as all others but the supervisor are.
+    """
+    forkserver = os.getppid()
+    try:
+        listed = (proc / f"{forkserver}/task/{forkserver}/children").read_text().split()
+        above = _PARENT.search((proc / f"{forkserver}/status").read_text())
+        if above is None:
+            return None
+        return sum(_proportional_bytes(proc / pid)
+                   for pid in (above[1], str(forkserver), *listed))
+    except OSError:
+        return None
+
+
+def _proportional_bytes(process: Path) -> int:
+    """0 for one that has ended meanwhile."""
+    try:
+        found = _PROPORTIONAL.search((process / "smaps_rollup").read_text())
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return int(found[1]) * 1024 if found is not None else 0
 
 
 def give_back_free_heap() -> None:

@@ -1,4 +1,4 @@
-"""A Parquet file of one table and one ingestion date, encoded in memory while messages arrive.
+"""A Parquet file of one table and one ingestion date, encoded while rows arrive.
 
 Small batches are gathered until they make a row group worth having; a row group is compressed at
 once.  So when the file is closed only the last row group and the footer remain, and what it takes
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import uuid
 from dataclasses import dataclass
+from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -49,14 +50,35 @@ class Encoded:
     content: bytearray
 
 
-class ParquetFile:
-    """One open file; nobody else sees anything of it."""
+def new_path(date: str, kind: str = "part") -> str:
+    """A name under the table's folder that nobody else has."""
+    return f"{PARTITION_COLUMN}={date}/{kind}-{uuid.uuid4()}.zstd.parquet"
 
-    def __init__(self, table: str, schema: pa.Schema, date: str, row_group_bytes: int) -> None:
-        """table: BRONZE or DLQ; date: ISO; row_group_bytes: raw, gathered before it is cut."""
-        self._table, self._date, self._row_group_bytes = table, date, row_group_bytes
-        self._schema = schema
-        self._sink = _Sink()
+
+class Sink(Protocol):
+    """What ParquetWriter wants of a file that it writes from its beginning to its end."""
+
+    closed: bool
+
+    def write(self, data: bytes) -> int:
+        """Take the next bytes."""
+
+    def tell(self) -> int:
+        """How many there were."""
+
+    def flush(self) -> None:
+        """Send what is held, if that can be."""
+
+    def close(self) -> None:
+        """Called by the writer at its end, which need not be the sink's."""
+
+
+class EncodedRows:
+    """Rows on their way into a sink, in row groups of one size."""
+
+    def __init__(self, schema: pa.Schema, sink: Sink, row_group_bytes: int) -> None:
+        """row_group_bytes: raw, gathered before a row group is cut."""
+        self._schema, self._sink, self._row_group_bytes = schema, sink, row_group_bytes
         names = set(schema.names)
         self._writer = pq.ParquetWriter(
             self._sink, schema, compression="zstd", compression_level=1, data_page_size=PAGE_BYTES,
@@ -65,16 +87,6 @@ class ParquetFile:
             write_statistics=[name for name in STATISTICS if name in names])
         self._pending: list[pa.RecordBatch] = []
         self._pending_bytes = 0
-
-    @property
-    def date(self) -> str:
-        """The ingestion date all its rows share."""
-        return self._date
-
-    @property
-    def encoded_bytes(self) -> int:
-        """Size of what is encoded so far; at most a row group is still to come."""
-        return len(self._sink.content)
 
     def append(self, rows: pa.RecordBatch, raw_bytes: int) -> None:
         """Add rows."""
@@ -90,21 +102,38 @@ class ParquetFile:
         self._pending, self._pending_bytes = [], 0
         self._writer.write_table(table, row_group_size=table.num_rows)
 
-    def close(self, now_ms: int) -> Encoded:
-        """The whole file, under a name that nobody else has."""
+    def finish(self, table: str, path: str, date: str, now_ms: int) -> DataFile:
+        """Write what is left; the file as it is to be committed.  table: BRONZE or DLQ."""
         if self._pending:
             self._write_row_group()
         self._writer.close()
         footer = self._writer.writer.metadata
-        path = f"{PARTITION_COLUMN}={self._date}/part-{uuid.uuid4()}.zstd.parquet"
-        content = self._sink.content
-        return Encoded(
-            DataFile(self._table, path, len(content), footer.num_rows, self._date,
-                     _statistics(footer), now_ms), content)
+        return DataFile(table, path, self._sink.tell(), footer.num_rows, date,
+                        _statistics(footer), now_ms)
 
 
-class _Sink:
-    """What ParquetWriter wants of a file: one buffer that grows, and is given back as a whole."""
+class ParquetFile(EncodedRows):
+    """One open file, in memory; nobody else sees anything of it."""
+
+    def __init__(self, table: str, schema: pa.Schema, date: str, row_group_bytes: int) -> None:
+        """table: BRONZE or DLQ; date: ISO, which all its rows share."""
+        self._table, self.date = table, date
+        self._content = _Content()
+        super().__init__(schema, self._content, row_group_bytes)
+
+    @property
+    def encoded_bytes(self) -> int:
+        """Size of what is encoded so far; at most a row group is still to come."""
+        return self._content.tell()
+
+    def close(self, now_ms: int) -> Encoded:
+        """The whole file, under a name that nobody else has."""
+        file = self.finish(self._table, new_path(self.date), self.date, now_ms)
+        return Encoded(file, self._content.content)
+
+
+class _Content:
+    """A sink that is one buffer, which grows and is given back as a whole."""
 
     closed = False
 
@@ -141,13 +170,14 @@ def _statistics(footer: pq.FileMetaData) -> str:
     return json.dumps({
         "numRecords": footer.num_rows,
         "minValues": {name: _shown(name, low) for name, (low, _) in bounds.items()},
-        "maxValues": {name: _shown(name, high) for name, (_, high) in bounds.items()},
+        "maxValues": {name: _shown(name, high, up_us=999) for name, (_, high) in bounds.items()},
         "nullCount": nulls,
     }, separators=(",", ":"))
 
 
-def _shown(name: str, value: int) -> int | str:
+def _shown(name: str, value: int, up_us: int = 0) -> int | str:
+    """A bound as Delta has it, which knows milliseconds; up_us: 999 to round up instead of down."""
     if name not in ("_kafka_timestamp", "_ingested_at"):
         return value
-    moment = pa.scalar(value, pa.timestamp("us")).cast(pa.timestamp("ms"))
+    moment = pa.scalar((value + up_us) // 1000, pa.timestamp("ms"))
     return f"{moment.cast(pa.string()).as_py().replace(' ', 'T')}Z"

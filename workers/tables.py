@@ -133,12 +133,11 @@ class TopicTables:
 
         Raises `TableMismatch`, `TableVanished` (it was there once) or `StorageUnavailable`.
         """
-        self._bronze = self._ensure_one(bronze_table(self._topic), _ROLES[BRONZE].schema)
+        self._bronze = ensure_table(
+            self._store, self._tables, bronze_table(self._topic), _ROLES[BRONZE].schema)
         if self._dlq_enabled:
-            self._dlq = self._ensure_one(dlq_table(self._topic), _ROLES[DLQ].schema)
-
-    def _ensure_one(self, folder: str, schema: pa.Schema) -> Table:
-        return ensure_table(self._store, self._tables, folder, schema)
+            self._dlq = ensure_table(
+                self._store, self._tables, dlq_table(self._topic), _ROLES[DLQ].schema)
 
     @property
     def bronze(self) -> Table:

@@ -20,7 +20,7 @@ from shared.records import BRONZE, DataFile
 from tests.fakes.config import make_config
 from tests.fakes.tables import MemoryTables
 from workers.delta_table import CHECKPOINT_INTERVAL, DeltaStore, TableStore
-from workers.log_entry import entry_path
+from workers.log_entry import appends_only, compaction_entry, entry_path, is_compaction
 from workers.schemas import BRONZE_FILE, DLQ_FILE, table_schema
 
 FOLDER = "bronze_orders"
@@ -370,3 +370,78 @@ def test_a_damaged_log_is_told_apart_from_a_store_that_is_away(
         table.refresh()
     hint.unlink()
     table.refresh()
+
+
+def compact(lake: TableStore, name: str) -> None:
+    """Put a compaction of ours behind the newest version, as the keeper does."""
+    if isinstance(lake, MemoryTables):
+        lake.states[FOLDER].compact()
+        return
+    store = lake._store
+    newest = lake.newest(FOLDER)
+    assert newest is not None
+    entry = compaction_entry([("_ingestion_date=2026-01-31/a", 100, "2026-01-31")], a_file(name), 0)
+    assert store.put_if_absent(entry_path(FOLDER, newest.version + 1), entry)
+
+
+def test_a_commit_steps_over_compactions(lake: TableStore) -> None:
+    """The keeper's work is no conflict: rows and positions are what they were."""
+    table = lake.create(FOLDER, SCHEMA)
+    table.commit((a_file("a"),), {"bronze/orders/0": 3}, {"record": 1})
+    compact(lake, "b")
+    compact(lake, "c")
+    table.commit((a_file("d"),), {"bronze/orders/0": 6}, {"record": 2})
+    assert table.version == 4
+    assert table.txn_version("bronze/orders/0") == 6
+    opened = lake.open(FOLDER)
+    assert opened is not None and opened.version == 4
+
+
+def test_what_came_behind_a_compaction_is_a_conflict(lake: TableStore) -> None:
+    """Another writer's positions are not overwritten, nor is its version skipped."""
+    table = lake.create(FOLDER, SCHEMA)
+    table.commit((a_file("a"),), {"bronze/orders/0": 3}, {"record": 1})
+    compact(lake, "b")
+    other = lake.open(FOLDER)
+    assert other is not None
+    other.commit((a_file("c"),), {"bronze/orders/0": 6}, {"record": 2})
+    with pytest.raises(CommitConflict):
+        table.commit((a_file("d"),), {"bronze/orders/0": 6}, {"record": 2})
+    table.refresh()
+    assert table.txn_version("bronze/orders/0") == 6
+
+
+def test_the_newest_commit_is_the_one_before_compactions(lake: TableStore) -> None:
+    """With the version that the next one follows."""
+    table = lake.create(FOLDER, SCHEMA)
+    table.commit((a_file("a"),), {"bronze/orders/0": 3}, {"record": 1})
+    compact(lake, "b")
+    newest = lake.newest(FOLDER)
+    assert newest is not None
+    assert (newest.version, newest.record, dict(newest.txns)) == (2, 1, {"bronze/orders/0": 3})
+    lake.append(FOLDER, newest.version, (), {"bronze/orders/0": 4}, {})
+    assert [commit.is_compaction for commit in lake.commits(FOLDER, 0)][:3] == [False, True, False]
+
+
+@pytest.mark.parametrize("change", [
+    {"txn": {"appId": "bronze/orders/0", "version": 9}}, {"metaData": {"id": "x"}},
+    {"add": {"path": "x", "dataChange": True}}, {"remove": {"path": "x", "dataChange": True}},
+    {"protocol": {"minReaderVersion": 1}}, {"cdc": {"path": "x"}}])
+def test_only_what_changes_nothing_is_a_compaction(change: dict[str, Any]) -> None:
+    """Whatever it calls itself."""
+    entry = compaction_entry([("a", 1, "2026-01-31")], a_file("b"), 0)
+    assert is_compaction(entry)
+    assert not is_compaction(entry + b"\n" + json.dumps(change).encode())
+    assert not is_compaction(entry.replace(b'"compaction"', b'"optimization"'))
+    assert not is_compaction(b'{"compaction": 5}')
+    assert not is_compaction(b'not JSON "compaction"')
+
+
+def test_only_files_and_positions_are_an_append() -> None:
+    """A compaction may land behind it."""
+    add, txn = {"add": {"path": "x", "dataChange": True}}, {"txn": {"appId": "a", "version": 1}}
+    lines = [json.dumps(action).encode() for action in ({"commitInfo": {}}, add, txn)]
+    assert appends_only(b"\n".join(lines))
+    for other in ("remove", "metaData", "protocol", "cdc"):
+        assert not appends_only(b"\n".join([*lines, json.dumps({other: {}}).encode()]))
+    assert not appends_only(b"not JSON")

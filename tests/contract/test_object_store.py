@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from obstore.store import LocalStore
 
+import shared.object_store as module
 from shared.errors import StorageUnavailable
 from shared.naming import LOG_PREFIX, record_path
 from shared.object_store import ObjectStore, Store, open_store
@@ -101,3 +103,69 @@ def test_folder_names_the_path_of_a_failed_operation(tmp_path: Path) -> None:
     (tmp_path / "taken").write_bytes(b"")
     with pytest.raises(StorageUnavailable, match="put taken/below: "):
         store.put_if_absent("taken/below", b"x")
+
+
+@pytest.fixture(params=["folder", "minio"])
+def real_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """Give an empty one of each kind that the keeper works on."""
+    if request.param == "folder":
+        return Store(LocalStore(prefix=tmp_path), tmp_path)
+    minio = request.getfixturevalue("minio")
+    environ = minio.environment(request.getfixturevalue("lake_prefix"))
+    return open_store(make_config(environ=environ).lake)
+
+
+@pytest.mark.parametrize("size", [0, 7, 12 * MIB + 1])
+def test_a_large_object_is_there_when_it_is_whole(real_store: Store, size: int) -> None:
+    """In parts or not, nobody sees half of it."""
+    content = os.urandom(size)
+    with real_store.writing("t/large") as sink:
+        for start in range(0, size, MIB):
+            assert sink.write(content[start:start + MIB])
+        assert sink.tell() == size
+        assert real_store.size("t/large") is None
+    assert real_store.get("t/large") == content
+
+
+def test_a_large_object_that_failed_is_not_there(real_store: Store) -> None:
+    """Whatever was sent of it."""
+    with pytest.raises(RuntimeError, match="reading failed"), real_store.writing("t/l") as sink:
+        sink.write(os.urandom(12 * MIB))
+        raise RuntimeError("reading failed")
+    assert real_store.size("t/l") is None
+    assert real_store.list_after("t/") == []
+
+
+def test_folders_are_the_next_segments(real_store: Store) -> None:
+    """A table's dates, without its thousands of files."""
+    for path in ("t/d=1/a", "t/d=1/b", "t/d=2/c/d", "t/e"):
+        real_store.put(path, b"x")
+    assert real_store.folders("t/") == ["d=1", "d=2"]
+    assert real_store.folders("none/") == []
+
+
+def test_a_walk_sees_every_object_and_its_age(
+    real_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some at a time."""
+    monkeypatch.setattr(module, "LIST_CHUNK", 2)
+    for name in "abcde":
+        real_store.put(f"t/{name}", name.encode() * 3)
+    real_store.put("u/f", b"x")
+    chunks = list(real_store.walk("t/"))
+    assert max(map(len, chunks)) <= 2
+    found = [one for chunk in chunks for one in chunk]
+    assert sorted((one.path, one.size) for one in found) == [(f"t/{name}", 3) for name in "abcde"]
+    assert all(abs(one.modified_s - time.time()) < 60 for one in found)
+
+
+def test_many_are_deleted_at_once_and_again_without_error(real_store: Store) -> None:
+    """Somebody else may have deleted some of them meanwhile."""
+    paths = [f"t/{number}" for number in range(5)]
+    for path in paths:
+        real_store.put(path, b"x")
+    real_store.put("t/stays", b"x")
+    real_store.delete(paths[2])
+    real_store.delete_all(paths)
+    real_store.delete_all(paths)
+    assert real_store.list_after("t/") == ["t/stays"]

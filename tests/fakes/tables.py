@@ -17,11 +17,12 @@ from workers.log_entry import Commit
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One version of a table; record: see `Commit`."""
+    """One version of a table; record, is_compaction: see `Commit`."""
 
     files: tuple[DataFile, ...]
     txns: Mapping[str, int]
     record: int | None = None
+    is_compaction: bool = False
 
 
 @dataclass
@@ -51,6 +52,14 @@ class TableState:
     def append(self, txns: Mapping[str, int], files: Sequence[DataFile] = ()) -> None:
         """Commit as somebody else would."""
         self.commits.append(Version(tuple(files), dict(txns)))
+
+    def compact(self) -> None:
+        """Commit as the keeper's compaction would."""
+        self.commits.append(Version((), {}, is_compaction=True))
+
+    def is_compacted_only(self, since: int) -> bool:
+        """Whether every version behind `since` is a compaction."""
+        return all(commit.is_compaction for commit in self.commits[since + 1:])
 
 
 class MemoryTables:
@@ -91,7 +100,8 @@ class MemoryTables:
             if folder not in self.states:
                 return None
             state = self.states[folder]
-            newest = state.commits[-1]
+            newest = next(
+                commit for commit in reversed(state.commits) if not commit.is_compaction)
             return Commit(state.version, newest.record, None, dict(newest.txns))
 
     def append(
@@ -115,7 +125,8 @@ class MemoryTables:
             found = []
             versions = self.states[folder].commits if folder in self.states else []
             for number, version in reversed(list(enumerate(versions))):
-                found.append(Commit(number, version.record, None, dict(version.txns)))
+                found.append(Commit(number, version.record, None, dict(version.txns),
+                                    version.is_compaction))
                 if version.record is not None and version.record < since_record:
                     break
             return found
@@ -144,10 +155,11 @@ class MemoryTable:
         """See `Table`."""
         with self._tables.faults.around("commit", self._folder):
             state = self._state()
-            if state.version != self._version:
+            if not state.is_compacted_only(self._version):
                 raise CommitConflict(f"table {self._folder} is at version {state.version}")
             state.commits.append(Version(tuple(files), dict(txns), facts.get("record")))
-        self._version += 1
+            version = state.version
+        self._version = version
 
     def refresh(self) -> None:
         """See `Table`."""

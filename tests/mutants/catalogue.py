@@ -18,6 +18,7 @@ RECORD_LOG = "tests/unit/test_record_log.py"
 LOAN = "tests/unit/test_loan.py"
 CLIENT = "tests/unit/test_kafka_client.py"
 LEDGER = "tests/unit/test_ledger.py"
+TABLE_FILES = "tests/contract/test_table_files.py"
 KEEPER = "tests/unit/test_keeper.py"
 
 
@@ -60,8 +61,8 @@ MUTANTS = (
         "                return\n", (TABLES,)),
     Mutant(
         "a commit overwrites the log entry of whoever was first", "workers/delta_table.py",
-        "        if not self._store.put_if_absent(entry_path(self._folder, target), entry):\n",
-        "        if self._store.put(entry_path(self._folder, target), entry):\n",
+        "            if self._store.put_if_absent(entry_path(self._folder, target), entry):\n",
+        "            if not self._store.put(entry_path(self._folder, target), entry):\n",
         ("tests/contract/test_delta_table.py -k folder",)),
     Mutant(
         "a commit goes into the log of a table that is gone", "workers/delta_table.py",
@@ -295,4 +296,34 @@ MUTANTS = (
         "partition in ends and read.get(partition, -1) >= ends[partition]",
         "read.get(partition, -1) >= ends.get(partition, 0)",
         ("tests/unit/test_read_through.py",)),
+    # Compaction and vacuum
+    Mutant(
+        "a worker steps over whatever took its version", "workers/delta_table.py",
+        "            if taken is None or not is_compaction(taken):\n", "            if taken is None:\n",
+        ("tests/contract/test_delta_table.py -k folder",)),
+    Mutant(
+        "a compaction is a conflict to workers", "workers/delta_table.py",
+        "            if taken is None or not is_compaction(taken):\n", "            if True:\n",
+        ("tests/contract/test_delta_table.py -k folder",)),
+    Mutant(
+        "a compaction lands behind whatever was committed meanwhile", "keeper/table_log.py",
+        "            if taken is None or not appends_only(taken):\n", "            if taken is None:\n",
+        (TABLE_FILES,)),
+    Mutant(
+        "a day is compacted before it is over", "keeper/compaction.py",
+        " - CLOSED_AFTER).date()", " + timedelta(days=1)).date()", (TABLE_FILES,)),
+    Mutant(
+        "columns of others are lost in a compaction", "keeper/table_files.py",
+        "        if set(state.columns) != {*self._schema.names, PARTITION_COLUMN}:\n",
+        "        if False:\n", (TABLE_FILES,)),
+    Mutant(
+        "a vacuum takes files that were decided and not committed", "keeper/table_files.py",
+        "old.keys() - facts.decided - ", "old.keys() - ", (TABLE_FILES,)),
+    Mutant(
+        "a vacuum takes files that a living worker holds", "keeper/table_files.py",
+        "min(orphan_ms, self._started_at_ms)", "orphan_ms", (TABLE_FILES,)),
+    Mutant(
+        "a vacuum takes a removed file at once", "keeper/table_files.py",
+        "            return removed_ms < self._now_ms - days * DAY_MS\n", "            return True\n",
+        (TABLE_FILES,)),
 )

@@ -24,7 +24,7 @@ from tests.rig.evidence import ROOT
 PARALLEL = 2
 TEST_TIMEOUT_S = 120
 RUN_TIMEOUT_S = 580
-COPIED = ("shared", "workers", "supervisor", "healthcheck", "tests", "setup.cfg")
+COPIED = ("shared", "workers", "keeper", "supervisor", "healthcheck", "tests", "setup.cfg")
 FAILED, PASSED = 1, 0
 FIRST_FAILURE = re.compile(r"^FAILED (\S+?::.+?)(?: - .*)?$", re.MULTILINE)
 

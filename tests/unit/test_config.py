@@ -464,7 +464,7 @@ def test_each_setting_reaches_its_place() -> None:
     cycle = config.cycle
     assert (cycle.batch_interval_seconds, cycle.cycle_deadline_seconds,
             cycle.start_deadline_seconds, cycle.stop_deadline_seconds,
-            cycle.heartbeat_limit_seconds, cycle.keeper_interval_seconds,
+            cycle.heartbeat_limit_seconds, config.keeper.interval_seconds,
             cycle.isolate_after) == (0.5, 21, 22, 23, 24, 25, 0)
     limits = config.limits
     assert MemoryPlan(*astuple(limits)[:len(fields(MemoryPlan))]) == plan(108, 2)

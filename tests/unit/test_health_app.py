@@ -102,6 +102,8 @@ def test_health_has_exactly_the_promised_shape(block: Block, client: FlaskClient
         "cycle": {"id": 12, "phase": "consuming", "last_completed_at": "2023-11-14T22:14:21.000Z",
                   "last_duration_seconds": 0.2, "last_record": 7, "completed": 6, "aborted": 1},
         "keeper": {"ledger_behind": 8, "last_turn": None, "turns": 0, "failures": 0,
+                   "saved": {"compacted_files": 0, "compaction_files": 0, "vacuumed_files": 0,
+                             "vacuumed_bytes": 0, "log_entries_deleted": 0},
                    "last_error": None},
         "topics": {
             "orders": {

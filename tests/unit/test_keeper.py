@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ import pytest
 
 from keeper import turn as turn_module
 from keeper.ledger import Progress
+from keeper.table_files import Compacted, Vacuumed
 from keeper.table_log import Kept
-from keeper.turn import CONFLICTS_MAX, TURN_S, Turn
+from keeper.turn import CONFLICTS_MAX, TURN_S, KeptTable, Turn
 from shared.block import Block
 from shared.errors import (
     CommitConflict, LineageUnavailable, StorageUnavailable, TableUnavailable,
@@ -233,7 +234,19 @@ class FakeLedger:
 def taken(tmp_path: Path, *answers: Progress | Exception) -> tuple[bool, Block, FakeLedger]:
     """Take a turn: whether it went well, the block, what is left of the ledger's answers."""
     block, ledger = Block.create(tmp_path / "block", 1, b"{}"), FakeLedger(*answers)
-    return Turn(ledger, [], block, FakeClock(), lambda: None).run(), block, ledger  # type: ignore[arg-type]
+    return turn_of(ledger, block).run(), block, ledger
+
+
+def turn_of(
+    ledger: FakeLedger, block: Block, logs: Sequence[FakeTableLog] = (),
+    files: Sequence[FakeTableFiles] = (), *, has_room: bool = True, **settings: str,
+) -> Turn:
+    """A turn over twins; settings: of the keeper."""
+    tables = [KeptTable(str(number), log, one)  # type: ignore[arg-type]
+              for number, (log, one) in enumerate(zip(logs, files, strict=True))]
+    config = make_config(environ=settings).keeper
+    return Turn(ledger, tables, config, block, FakeClock(), lambda: None,  # type: ignore[arg-type]
+                lambda: has_room)
 
 
 def test_a_turn_goes_on_until_everything_is_entered(tmp_path: Path) -> None:
@@ -277,7 +290,7 @@ def test_a_good_turn_clears_the_error(tmp_path: Path) -> None:
     """What stands there concerns the present."""
     block = Block.create(tmp_path / "block", 1, b"{}")
     for answer in (StorageUnavailable("put", "x", "503"), Progress(1, 0, 0)):
-        Turn(FakeLedger(answer), [], block, FakeClock(), lambda: None).run()  # type: ignore[arg-type]
+        turn_of(FakeLedger(answer), block).run()
     assert block.keeper(Word.ERROR_ACTIVE) == 0
 
 
@@ -310,12 +323,103 @@ class FakeTableLog:
         return Kept(40, 3)
 
 
+class FakeTableFiles:
+    """Compacts and vacuums, or fails; `asked` are the calls."""
+
+    def __init__(
+        self, error: Exception | None = None, *, is_compacted: bool = True,
+        is_vacuumed: bool = True,
+    ) -> None:
+        self.error = error
+        self.is_compacted, self.is_vacuumed = is_compacted, is_vacuumed
+        self.asked: list[tuple[str, int]] = []
+
+    def compact(self, target_bytes: int, until: float) -> Compacted:
+        """See `TableFiles`."""
+        self.asked.append(("compact", target_bytes))
+        if self.error is not None:
+            raise self.error
+        return Compacted(9, 2, self.is_compacted)
+
+    def vacuum(self, days_min: int, started_at_ms: int, visit: int, until: float) -> Vacuumed:
+        """See `TableFiles`."""
+        self.asked.append(("vacuum", days_min))
+        self.visit, self.started_at_ms = visit, started_at_ms
+        return Vacuumed(4, 1000, self.is_vacuumed)
+
+
+def kept_files(
+    tmp_path: Path, turns: int, files: Sequence[FakeTableFiles], **settings: str
+) -> Block:
+    """So many turns over tables with these files; the block afterwards."""
+    block = Block.create(tmp_path / "block", 1, b"{}")
+    block.set(Header.STARTED_AT_MS, 77)
+    for _ in range(turns):
+        turn_of(FakeLedger(Progress(1, 0, 0)), block, [FakeTableLog() for _ in files], files,
+                **settings).run()
+    return block
+
+
+def test_files_of_one_table_are_looked_after_in_a_turn(tmp_path: Path) -> None:
+    """All have their turns, and what was done is counted."""
+    files = [FakeTableFiles(), FakeTableFiles()]
+    block = kept_files(tmp_path, 3, files)
+    assert files[0].asked == [("compact", 64_000_000), ("vacuum", 7)] * 2
+    assert files[1].asked == [("compact", 64_000_000), ("vacuum", 7)]
+    assert files[0].visit == 1, "the second round: other dates"
+    assert files[0].started_at_ms == 77
+    counted = (Word.COMPACTED_FILES, Word.COMPACTION_FILES, Word.VACUUMED_FILES,
+               Word.VACUUMED_BYTES, Word.VISITS, Word.UNFINISHED)
+    assert [block.keeper(word) for word in counted] == [27, 6, 12, 3000, 3, 0]
+
+
+def test_a_table_that_fails_does_not_keep_its_place(tmp_path: Path) -> None:
+    """The next turn goes on with the next table, and the error is told."""
+    files = [FakeTableFiles(TableUnavailable("a file is missing")), FakeTableFiles()]
+    block = kept_files(tmp_path, 1, files)
+    assert block.keeper(Word.ERROR_ACTIVE) == 1
+    turn_of(FakeLedger(Progress(1, 0, 0)), block, [FakeTableLog(), FakeTableLog()], files).run()
+    assert files[1].asked
+
+
+@pytest.mark.parametrize(("setting", "left"), [
+    ("COMPACT_TARGET_MB", "vacuum"), ("VACUUM_RETENTION_DAYS", "compact")])
+def test_either_can_be_switched_off(tmp_path: Path, setting: str, left: str) -> None:
+    """Somebody else does it, with other means."""
+    files = [FakeTableFiles()]
+    kept_files(tmp_path, 1, files, **{setting: "0"})
+    assert [what for what, _ in files[0].asked] == [left]
+
+
+def test_a_compaction_waits_for_memory(tmp_path: Path) -> None:
+    """A backlog has it; the vacuum, which needs little, goes on."""
+    block, files = Block.create(tmp_path / "block", 1, b"{}"), FakeTableFiles()
+    turn_of(FakeLedger(Progress(1, 0, 0)), block, [FakeTableLog()], [files], has_room=False).run()
+    assert [what for what, _ in files.asked] == ["vacuum"]
+    assert block.keeper(Word.POSTPONED) == 1
+
+
+@pytest.mark.parametrize("unfinished", ["is_compacted", "is_vacuumed"])
+def test_what_is_left_for_want_of_time_is_told(tmp_path: Path, unfinished: str) -> None:
+    """The supervisor then gives a turn although nothing is new."""
+    block = kept_files(tmp_path, 1, [FakeTableFiles(**{unfinished: False})])
+    assert block.keeper(Word.UNFINISHED) == 1
+
+
+def test_an_unfinished_turn_is_followed_by_another(rig: Rig) -> None:
+    """Also in a night without a message."""
+    rig.block.set_keeper(Word.NEXT_RECORD, 6)
+    rig.block.set_keeper(Word.UNFINISHED, 1)
+    rig.turn(INTERVAL_S)
+    assert rig.running == 1
+
+
 def test_what_fails_with_one_table_keeps_no_other_from_being_looked_after(tmp_path: Path) -> None:
     """Nor does a ledger that fails: each is told, and the next turn tries again."""
     block = Block.create(tmp_path / "block", 1, b"{}")
     logs = [FakeTableLog(), FakeTableLog(TableUnavailable("broken")), FakeTableLog()]
     ledger = FakeLedger(StorageUnavailable("put", "x", "503"))
-    assert not Turn(ledger, logs, block, FakeClock(), lambda: None).run()  # type: ignore[arg-type]
+    assert not turn_of(ledger, block, logs, [FakeTableFiles() for _ in logs]).run()
     assert [log.kept for log in logs] == [1, 1, 1]
     assert block.keeper(Word.CHECKPOINTS) == 2
     assert block.keeper(Word.LOG_ENTRIES_DELETED) == 6
@@ -328,7 +432,8 @@ class FakeLineage:
 
     def __init__(self, begin: Exception | None = None, send: Exception | None = None) -> None:
         self.begin_error, self.send_error = begin, send
-        self.events_sent, self.next_record, self.steps = 0, 1, []
+        self.events_sent, self.next_record = 0, 1
+        self.steps: list[str] = []
 
     def begin(self) -> None:
         """See `Lineage`."""
@@ -347,8 +452,8 @@ class FakeLineage:
 def with_lineage(tmp_path: Path, lineage: FakeLineage) -> tuple[bool, Block, FakeTableLog]:
     """Take a turn with a ledger that enters records up to 5, and one table."""
     block, log = Block.create(tmp_path / "block", 1, b"{}"), FakeTableLog()
-    turn = Turn(FakeLedger(Progress(5, 0, 5)), [log], block, FakeClock(),  # type: ignore[arg-type]
-                lambda: None, lineage)  # type: ignore[arg-type]
+    turn = turn_of(FakeLedger(Progress(5, 0, 5)), block, [log], [FakeTableFiles()])
+    turn._lineage = lineage  # type: ignore[assignment]
     return turn.run(), block, log
 
 

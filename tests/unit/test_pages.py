@@ -11,7 +11,8 @@ import pytest
 
 from tests.fakes.clock import FakeClock
 from workers.pages import (
-    FORGET_INTERVAL_S, POOL_BYTES, Tidier, clean_mappings, forget_clean_pages, private_bytes,
+    FORGET_INTERVAL_S, POOL_BYTES, Tidier, clean_mappings, family_bytes, forget_clean_pages,
+    private_bytes,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,6 +78,22 @@ def test_own_memory_is_what_this_process_alone_has_written_to(tmp_path: Path) ->
                       "Private_Clean:   30 kB\nPrivate_Dirty:         12 kB\nSwap:   0 kB\n")
     assert private_bytes(rollup) == 12 * 1024
     assert private_bytes(tmp_path / "none") is None
+
+
+def test_the_services_memory_is_that_of_all_its_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Supervisor, forkserver, and the forkserver's children; one of them has just ended."""
+    monkeypatch.setattr("os.getppid", lambda: 20)
+    for pid, kilobytes in ((10, 1), (20, 2), (31, 4), (32, 8), (99, 500)):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "smaps_rollup").write_text(
+            f"Rss:  77 kB\nPss:   {kilobytes} kB\nPss_Dirty:  55 kB\n")
+    assert family_bytes(tmp_path) is None
+    (tmp_path / "20/task/20").mkdir(parents=True)
+    (tmp_path / "20/task/20/children").write_text("31 32 33 ")
+    (tmp_path / "20/status").write_text("Name:\tpython\nPid:\t20\nPPid:\t10\n")
+    assert family_bytes(tmp_path) == 15 * 1024
 
 
 def test_own_memory_grows_with_what_is_taken() -> None:

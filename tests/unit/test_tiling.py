@@ -138,6 +138,28 @@ def test_rewritten_files_with_the_same_rows_are_a_note() -> None:
         Status.OK, Status.WARN}
 
 
+def test_a_compaction_of_the_keepers_is_a_fact() -> None:
+    """Nothing for a person to look at."""
+    found = judge(CLAIMS, with_files(
+        BRONZE, b1=None, b2=None, **{"compacted-1.parquet": ActiveFile(150, 18, 19)}))
+    assert (found.wrongs, found.notes) == ([], [])
+    assert found.facts == ["bronze: 2 files were rewritten as 1 others with the same number of rows"]
+    assert {line.status for line in as_lines("orders", found, deep=False)} == {Status.OK}
+
+
+def test_a_removed_file_is_named_beside_days_that_were_rewritten() -> None:
+    """And is not lost among thousands that are well."""
+    claims = [Claim(number, (Range(0, 10 * number - 10, 10 * number, 10),), (
+        NamedFile(BRONZE, f"day={number}/a", 6, 10), NamedFile(BRONZE, f"day={number}/b", 4, 10)))
+        for number in (1, 2)]
+    files = {"day=1/compacted-x": ActiveFile(15, 10, 9), "day=2/a": ActiveFile(10, 6, 19)}
+    found = judge(claims, Holding({0: 20}, {BRONZE: TableState(
+        files, {path: file.size for path, file in files.items()})}))
+    assert [wrong.sort for wrong in found.wrongs] == ["removed"]
+    assert "day=2/b with 4 rows" in found.wrongs[0].what
+    assert len(found.facts) == 1
+
+
 def test_a_rewrite_that_lost_rows_is_wrong() -> None:
     """Both sides are named."""
     assert sorts(CLAIMS, with_files(
