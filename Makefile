@@ -21,11 +21,11 @@ ARGS ?=
 PIP_INSTALL := $(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check --requirement
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test examples faults soak mutants bench bench-peers clean
+.PHONY: help install run test examples faults soak mutants bench bench-peers install-check clean
 
 help: ## Print this list
 	@echo "Usage: make <command>"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## Create .venv with the pinned requirements of the service
 
@@ -55,6 +55,9 @@ bench-peers: $(INSTALLED_DEV) ## Let a plain loop and Spark do the same work, an
 	@$(VENV_PYTHON) -m bench.peers --check-tools
 	@$(MAKE) --no-print-directory $(INSTALLED_PEERS)
 	@exec $(VENV_PYTHON) -m bench.peers $(ARGS)
+
+install-check: $(INSTALLED_DEV) ## Follow docs/install.md on a bare Debian under systemd; needs root
+	@exec $(VENV_PYTHON) -m tests.install $(ARGS)
 
 clean: ## Remove .venv and every cache inside this checkout
 	rm -rf $(VENV) $(PEERS_VENV) .pytest_cache .hypothesis .mypy_cache

@@ -27,6 +27,7 @@ from shared.clock import SystemClock
 from shared.errors import BlockError
 from shared.exit_codes import ExitCode
 from shared.logs import configure, log_event
+from shared.priority import give_way
 
 ORDERLY_END_S = 2.0
 """Time for answers under way after the supervisor has gone; then the process just ends."""
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str], lifeline: int = _STDIN) -> ExitCode:
     options = _parser().parse_args(arguments)
     configure(options.log_level, options.log_format)
     quieten()
-    os.nice(NICENESS)
+    give_way(NICENESS)
     signal.signal(signal.SIGTERM, _end)
     if not os.isatty(lifeline):
         # Ctrl-C reaches every process of the terminal; the page shows the stop to its end.

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 
 from shared.block import Block, Slot
 from shared.errors import BlockError
-from shared.layout import Header, Histogram, Keeper, Order, Paused, Report, Retention, unpack
+from shared.layout import (
+    KEEPER_WORDS, Header, Histogram, Keeper, Order, Paused, Report, Retention, unpack,
+)
 from shared.protocol import Phase, Standing
 
 _STANDINGS = tuple(Standing)
@@ -166,7 +168,7 @@ def take(block: Block) -> ServiceSnapshot:
         raise BlockError(
             f"{block.path} names {len(about.topics)} topics and has room for {block.topic_count}")
     header = tuple(block.header())
-    keeper = tuple(block.keeper(word) for word in Keeper)
+    keeper = tuple(block.keeper(word) for word in range(KEEPER_WORDS))
     cycle_id, tag = unpack(header[Header.PHASE])
     return ServiceSnapshot(
         about=about,

@@ -4,12 +4,12 @@ imports it; its libraries are those of the workers, which the forkserver holds.
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 from shared.config import Config
 from shared.exit_codes import WorkerExit
+from shared.priority import give_way
 from shared.process_title import set_title
 from workers.entry import guarded, leave, settle
 
@@ -20,7 +20,7 @@ NICENESS = 10
 def main(config: Config, block_path: str) -> None:
     """Take one turn; any moment is safe to be killed at."""
     set_title([sys.executable, "-m", "keeper"])
-    os.nice(NICENESS)
+    give_way(NICENESS)
     settle(config)
     from keeper.turn import build_turn
     from shared.block import Block

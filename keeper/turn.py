@@ -10,6 +10,9 @@ from functools import partial
 
 from keeper.ledger import Ledger, Progress
 from keeper.ledger_schema import LEDGER_FILE
+from keeper.lineage import Lineage
+from keeper.lineage_event import Origin
+from keeper.lineage_sink import open_sink
 from keeper.table_files import TableFiles
 from keeper.table_log import REMOVED_RETENTION_DAYS, TableLog
 from shared.block import Block
@@ -20,9 +23,10 @@ from shared.layout import Header, Keeper
 from shared.logs import log_event
 from shared.memory import COMPACTION_BYTES, MB
 from shared.naming import LEDGER, bronze_table, dlq_table
-from shared.object_store import open_store
+from shared.object_store import Store, open_store
 from shared.record_log import RecordLog
 from workers.assembly import table_store
+from workers.delta_table import TableStore
 from workers.pages import family_bytes, give_back
 from workers.reporter import ERROR_CHARS_MAX
 from workers.schemas import BRONZE_FILE, DLQ_FILE
@@ -33,6 +37,8 @@ TURN_S = 20.0
 """No further commit is begun after this; what is left is the next turn's."""
 FILES_S = 20.0
 """The same for the files of the one table that are looked after, which comes last."""
+LINEAGE_S = 15.0
+"""The same for events of lineage, which are sent last of all."""
 CONFLICTS_MAX = 5
 """Another instance's keeper was first: each time what it entered is looked at anew."""
 
@@ -56,7 +62,16 @@ def build_turn(config: Config, block: Block) -> Turn:
         held = family_bytes()
         return held is None or held + COMPACTION_BYTES <= limit_bytes
     return Turn(Ledger(store, tables, records, clock.unix_ms), kept, config.keeper, block, clock,
-                give_back, has_room)
+                give_back, has_room, _lineage(config, store, tables))
+
+
+def _lineage(config: Config, store: Store, tables: TableStore) -> Lineage | None:
+    """None where it is off."""
+    sink = open_sink(config.lineage)
+    if sink is None:
+        return None
+    broker = config.kafka.bootstrap_servers.split(",")[0]
+    return Lineage(store, tables, sink, Origin(config.lineage.namespace, broker, config.lake.uri))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +102,7 @@ class Turn:
     def __init__(
         self, ledger: Ledger, tables: Sequence[KeptTable], config: KeeperConfig, block: Block,
         clock: SystemClock, give_back: Callable[[], None], has_room: Callable[[], bool],
+        lineage: Lineage | None = None,
     ) -> None:
         """give_back: called between steps that use different code and memory.  has_room: whether
         what a compaction needs is free."""
@@ -94,12 +110,14 @@ class Turn:
         self._block, self._clock = block, clock
         self._give_back, self._has_room = give_back, has_room
         self._work = Work()
+        self._lineage = lineage
 
     def run(self) -> bool:
         """Whether all of it was done; errors are in the log, the last one in the block."""
         began = self._clock.monotonic()
         until = began + TURN_S
-        went_well = self._try(partial(self._enter_records, until))
+        went_well = self._try(self._begin_lineage)
+        went_well = self._try(partial(self._enter_records, until)) and went_well
         for table in self._tables:
             if self._clock.monotonic() >= until:
                 break
@@ -107,6 +125,7 @@ class Turn:
         if self._tables:
             went_well = self._try(self._keep_files) and went_well
         self._count()
+        went_well = self._try(self._send_lineage) and went_well
         took_s = self._clock.monotonic() - began
         if went_well:
             self._tell_success(took_s)
@@ -123,6 +142,31 @@ class Turn:
             self._tell_error(error)
             return False
         return True
+
+    def _begin_lineage(self) -> None:
+        """A lineage that does not know its position rests for this turn."""
+        lineage, self._lineage = self._lineage, None
+        if lineage is not None:
+            lineage.begin()
+            self._lineage = lineage
+
+    def _send_lineage(self) -> None:
+        """The last step, so that what takes events keeps nothing else."""
+        lineage, block = self._lineage, self._block
+        if lineage is None:
+            return
+        self._give_back()
+        until = self._clock.monotonic() + LINEAGE_S
+        try:
+            lineage.send(lambda: self._clock.monotonic() < until)
+        finally:
+            block.set_keeper(
+                Keeper.LINEAGE_EVENTS, block.keeper(Keeper.LINEAGE_EVENTS) + lineage.events_sent)
+            behind = max(0, block.keeper(Keeper.NEXT_RECORD) - lineage.next_record)
+            block.set_keeper(Keeper.LINEAGE_BEHIND, behind)
+            if lineage.events_sent:
+                log_event(logger, logging.INFO, "lineage_sent", events=lineage.events_sent,
+                          records_behind=behind)
 
     def _keep_log(self, table: KeptTable) -> None:
         kept = table.log.keep()

@@ -147,7 +147,7 @@ class Block:
         """Raise a header counter; the supervisor's alone."""
         self.set(word, self.get(word) + amount)
 
-    def keeper(self, word: Keeper) -> int:
+    def keeper(self, word: int) -> int:
         """Read a word of the keeper's."""
         return self._words[layout.KEEPER_OFFSET // layout.WORD_BYTES + word]
 

@@ -22,6 +22,7 @@ from shared.config_parse import (
     SECRET_BYTES_MAX,
     Invalid,
     check_characters,
+    is_loopback,
     parse,
     secret_from_file,
     shown,
@@ -49,6 +50,7 @@ from shared.config_types import (
     KeeperConfig,
     LakeConfig,
     Limits,
+    LineageConfig,
     LogConfig,
     LogFormat,
     OffsetReset,
@@ -69,6 +71,7 @@ __all__ = [
     "KeeperConfig",
     "LakeConfig",
     "Limits",
+    "LineageConfig",
     "LogConfig",
     "LogFormat",
     "OffsetReset",
@@ -140,6 +143,7 @@ def load(
     loader.look_for_strangers()
     loader.check_kafka()
     loader.check_lake()
+    loader.check_lineage()
     loader.check_numbers()
     loader.check_memory()
     loader.check_workers(workers)
@@ -306,6 +310,16 @@ class _Loader:
     def _lake_may_be_s3(self) -> bool:
         return (self.values.get("LAKE_URI") or "s3://").startswith("s3://")
 
+    def check_lineage(self) -> None:
+        url = self.values.get("LINEAGE_URL") or ""
+        if self.values.get("LINEAGE_API_KEY") is None or not url:
+            return
+        if not url.startswith(("http://", "https://")):
+            self.fault("LINEAGE_API_KEY", "is set, and LINEAGE_URL is a file", "unset it")
+        elif url.startswith("http://") and not is_loopback(url):
+            self.fault("LINEAGE_URL", "has no TLS, and anybody on the way could read the key",
+                       "use https://, or unset LINEAGE_API_KEY")
+
     def check_numbers(self) -> None:
         self._check_at_least("HEARTBEAT_LIMIT_SECONDS", "STORE_TIMEOUT_SECONDS",
                              HEARTBEAT_PER_STORE_TIMEOUT)
@@ -427,6 +441,12 @@ def _build(
         log=LogConfig(
             level=values["LOG_LEVEL"],
             format=LogFormat(values["LOG_FORMAT"] or ("text" if is_terminal() else "json")),
+        ),
+        lineage=LineageConfig(
+            url=values["LINEAGE_URL"],
+            api_key=values["LINEAGE_API_KEY"],
+            namespace=values["LINEAGE_NAMESPACE"],
+            timeout_seconds=values["LINEAGE_TIMEOUT_SECONDS"],
         ),
         topics=values["KAFKA_TOPICS"],
         instance_id=values["INSTANCE_ID"],

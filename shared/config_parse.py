@@ -257,6 +257,32 @@ def _url(_setting: Setting, raw: str) -> str:
     return raw.rstrip("/")
 
 
+def _lineage_url(_setting: Setting, raw: str) -> str:
+    # Not shown: paths of endpoints hold tokens at times.
+    if len(raw) > URI_CHARACTERS_MAX:
+        raise Invalid(f"is longer than {URI_CHARACTERS_MAX} characters", "shorten it")
+    path = raw.removeprefix("file://")
+    if path.startswith("/"):
+        if path.endswith("/") or any(mark in path for mark in "%?#"):
+            raise Invalid("names a folder, or has %, ? or # in it", "write a file as /path")
+        return path
+    match = _URL.fullmatch(raw)
+    if "@" in raw or not raw.isascii() or " " in raw:
+        raise Invalid("holds a user name, a blank or a character that is not ASCII",
+                      "put a key into LINEAGE_API_KEY_FILE, and escape the rest with %")
+    if not match or not _is_host(match["host"]) or not 1 <= int(match["port"] or 1) <= 65535:
+        raise Invalid("is neither the address of an endpoint nor a file",
+                      "write https://host:port/api/v1/lineage, /path or file:///path")
+    return raw
+
+
+def is_loopback(url: str) -> bool:
+    """Whether an address of the form `_url` takes leads to this very machine."""
+    match = _URL.fullmatch(url)
+    host = match["host"] if match else ""
+    return host in ("localhost", "[::1]") or bool(re.fullmatch(r"127(\.[0-9]{1,3}){3}", host))
+
+
 def _host(_setting: Setting, raw: str) -> str:
     if _is_host(raw) or _is_ipv6(raw):
         return raw
@@ -315,6 +341,7 @@ _PARSERS: dict[Kind, Callable[[Setting, str], Any]] = {
     Kind.SERVERS: _servers,
     Kind.TOPICS: _topics,
     Kind.LAKE_URI: _lake_uri,
+    Kind.LINEAGE_URL: _lineage_url,
     Kind.URL: _url,
     Kind.HOST: _host,
     Kind.CA_LOCATION: _ca_location,

@@ -30,6 +30,7 @@ _ALLOWED = {
     Kind.SERVERS: "`host:port`, ...",
     Kind.TOPICS: "1 to 64 topic names",
     Kind.LAKE_URI: "`s3://` address or folder",
+    Kind.LINEAGE_URL: "`http://` or `https://` address, or absolute path of a file",
     Kind.URL: "`http://` or `https://` address",
     Kind.HOST: "IP address or host name",
     Kind.CA_LOCATION: "absolute path",

@@ -25,6 +25,7 @@ class Kind(Enum):
     SERVERS = "servers"
     TOPICS = "topics"
     LAKE_URI = "lake_uri"
+    LINEAGE_URL = "lineage_url"
     URL = "url"
     HOST = "host"
     CA_LOCATION = "ca_location"
@@ -41,6 +42,7 @@ class Group(StrEnum):
     CYCLE = "Cycle and deadlines"
     LIMITS = "Memory and limits of a cycle"
     HEALTH = "Health and logs"
+    LINEAGE = "Lineage"
 
 
 class Setting(NamedTuple):
@@ -183,18 +185,35 @@ _HEALTH = (
             choices=tuple(LogFormat)),
 )
 
-SETTINGS: tuple[Setting, ...] = _KAFKA + _LAKE + _DATA + _CYCLE + _LIMITS + _HEALTH
+_LINEAGE = (
+    Setting("LINEAGE_URL", Group.LINEAGE, Kind.LINEAGE_URL, None,
+            "Where to send one OpenLineage event per cycle: `http://` or `https://` address of an "
+            "endpoint, or a file as `/path` or `file:///path`. Off if not set.", private=True),
+    Setting("LINEAGE_API_KEY", Group.LINEAGE, Kind.SECRET, None,
+            "Key sent to the endpoint as `Authorization: Bearer`, in the environment. Prefer the "
+            "file.", private=True),
+    Setting("LINEAGE_API_KEY_FILE", Group.LINEAGE, Kind.SECRET_FILE, None,
+            "File that holds the key.", private=True),
+    Setting("LINEAGE_NAMESPACE", Group.LINEAGE, Kind.TEXT, "bronze-ingestion",
+            "Namespace of the job in the events; the job's name is INSTANCE_ID."),
+    Setting("LINEAGE_TIMEOUT_SECONDS", Group.LINEAGE, Kind.SECONDS, "5",
+            "Limit of one event's request.", 0.1, 30),
+)
+
+SETTINGS: tuple[Setting, ...] = (
+    _KAFKA + _LAKE + _DATA + _CYCLE + _LIMITS + _HEALTH + _LINEAGE)
 
 # (the secret in the environment, the file that may hold it instead)
 SECRET_PAIRS = (
     ("KAFKA_SASL_PASSWORD", "KAFKA_SASL_PASSWORD_FILE"),
     ("AWS_SECRET_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY_FILE"),
+    ("LINEAGE_API_KEY", "LINEAGE_API_KEY_FILE"),
 )
 
 # Names beginning so are ours alone: an unknown one is a fault even if it is like none of ours.
 OWN_PREFIXES = (
     "KAFKA_", "LAKE_", "DLQ_", "GAP_", "BATCH_", "CYCLE_", "HEARTBEAT_", "ISOLATE_", "KEEPER_",
-    "CARRY_OVER_", "HEALTH_", "MEMORY_",
+    "CARRY_OVER_", "HEALTH_", "MEMORY_", "LINEAGE_",
 )  # fmt: skip
 
 PROPERTY_PREFIX = "KAFKA_PROPERTY_"

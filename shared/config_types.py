@@ -282,6 +282,22 @@ class LogConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class LineageConfig:
+    """Where lineage events go: `url` is an http(s) address, or the absolute path of a file; None
+    turns lineage off."""
+
+    url: str | None
+    api_key: Secret | None
+    namespace: str
+    timeout_seconds: float
+
+    @property
+    def is_http(self) -> bool:
+        """Whether events are sent to an endpoint rather than appended to a file."""
+        return self.url is not None and self.url.startswith(("http://", "https://"))
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything the service was told."""
 
@@ -292,6 +308,7 @@ class Config:
     limits: Limits
     health: HealthConfig
     log: LogConfig
+    lineage: LineageConfig
     topics: tuple[str, ...]
     instance_id: str
     dlq_enabled: bool

@@ -8,6 +8,8 @@
         TopicMissing          the topic does not exist (yet)
         CommitConflict        another writer took the table version; read back, then retry
         TableUnavailable      a table's log cannot be read, or takes no commit of ours
+        LineageUnavailable    an event of lineage was not taken; the next turn sends it again
+        LineageGap            cycles that are due as events are no longer in the ledger's log
       TopicStopped          no retry can help: the topic stops until a person has acted
         TopicRecreated  OffsetGap  TableMismatch  TableVanished  TornRecord  MissingFile
         MalformedMessage  ManifestTooLarge  FrontierBroken
@@ -93,6 +95,24 @@ class TableUnavailable(RecoverableError):
     what_to_do = (
         "Look at the table's _delta_log: another writer has damaged it, turned on a feature this "
         "release cannot write, or commits without a pause; the service retries by itself."
+    )
+
+
+class LineageUnavailable(RecoverableError):
+    """The endpoint or file that LINEAGE_URL names did not take an event."""
+
+    what_to_do = (
+        "Check that what LINEAGE_URL names is up, takes OpenLineage events, and accepts the key; "
+        "ingestion does not wait for it, and every event is sent later, in order."
+    )
+
+
+class LineageGap(RecoverableError):
+    """The part of the ledger's log that the next events come from is gone."""
+
+    what_to_do = (
+        "Lineage was held up for longer than the ledger's log is kept. Accept that the named "
+        "cycles have no event: delete _bronze/lineage.json, and it begins behind them."
     )
 
 

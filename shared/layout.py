@@ -74,7 +74,8 @@ class Keeper(IntEnum):
     many records there are from it on.  LAST_TURN_*: of the last one that went well to its end.
     COMPACTED_FILES became COMPACTION_FILES; VISITS: of a table whose files were looked after, one
     in a turn; UNFINISHED: the last one ended for want of time; POSTPONED: visits without a
-    compaction for want of memory.
+    compaction for want of memory.  LINEAGE_EVENTS: how many were sent; LINEAGE_BEHIND: records in
+    the ledger not yet told of.
     """
 
     NEXT_RECORD = 0
@@ -91,6 +92,8 @@ class Keeper(IntEnum):
     VISITS = 11
     UNFINISHED = 12
     POSTPONED = 13
+    LINEAGE_EVENTS = 16
+    LINEAGE_BEHIND = 17
 
 
 class Order(IntEnum):

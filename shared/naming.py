@@ -10,6 +10,7 @@
     <lake>/rewind_{name}_bronze_{topic}/    what a rewind has read again, and its dead letters
     <lake>/rewind_{name}_dlq_bronze_{topic}/
     <lake>/_bronze/rewinds/{name}/{topic}/  its plan and its records
+    <lake>/_bronze/lineage.json             which cycles have been told of as lineage
 
 Kafka's legal topic names (letters, digits, `.`, `_`, `-`) are safe as one path segment, so a
 table's name holds its topic's verbatim.  Kafka allows 249 characters; file systems and MinIO allow
@@ -22,6 +23,7 @@ import re
 
 LOG_PREFIX = "_bronze/log/"
 CERTIFICATES = "_bronze/tables/"
+LINEAGE_POSITION = "_bronze/lineage.json"
 NAME_CHARACTERS_MAX = 255 - len("dlq_bronze_") - len(".json")
 """Of a topic, so that the longest name made of it, its dead letter table's certificate, fits."""
 

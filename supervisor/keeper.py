@@ -74,7 +74,7 @@ class Keeper:
     def _has_work(self, now: float) -> bool:
         if now >= self._anyway_at or self._block.keeper(Word.BEHIND):
             return True
-        if self._block.keeper(Word.UNFINISHED):
+        if self._block.keeper(Word.UNFINISHED) or self._block.keeper(Word.LINEAGE_BEHIND):
             return True
         return self._block.get(Header.LAST_RECORD) >= self._block.keeper(Word.NEXT_RECORD)
 

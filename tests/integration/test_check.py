@@ -32,6 +32,8 @@ USER = "bob"
 LIMIT_S = 30
 """What the command promises, whatever is down."""
 ACL_S = 20
+CHECKPOINT_S = 60
+"""Twenty commits of five a second, and a turn of the keeper; mostly far less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,6 +370,40 @@ def test_a_missing_right_of_the_store_is_named(
     assert checked.code == (1 if named else 0)
     if without not in ("s3:DeleteObject /_delta_log/*", "s3:ListBucket"):
         assert objects(minio, lake_prefix) == []
+
+
+@pytest.mark.slow
+def test_the_service_runs_with_the_policy_it_comes_with(
+    environ: dict[str, str], kafka: KafkaService, minio: MinioService, lake_prefix: str,
+    topics: list[str], tmp_path: Path,
+) -> None:
+    """A user with these rights alone: rows, ledger, checkpoints and lineage's position."""
+    user = f"u{uuid.uuid4().hex[:16]}"
+    minio.put_user(user, "a-secret-of-this-test", policy_of(minio, lake_prefix, "nothing"))
+    settings = {**environ, "AWS_ACCESS_KEY_ID": user, "KEEPER_INTERVAL_SECONDS": "1",
+                "AWS_SECRET_ACCESS_KEY": "a-secret-of-this-test", "BATCH_INTERVAL_SECONDS": "0.2",
+                "LINEAGE_URL": str(tmp_path / "lineage.jsonl")}
+    sent = 0
+    with Service(settings, len(topics)) as service:
+        service.wait_healthy(ls.START_S)
+
+        def has_a_checkpoint() -> bool:
+            nonlocal sent
+            ls.send(kafka.bootstrap, topics[0], ls.numbered(1, sent))
+            sent += 1
+            return any("checkpoint" in path for path in objects(minio, lake_prefix))
+
+        wait_until(has_a_checkpoint, CHECKPOINT_S, "the keeper wrote a checkpoint")
+        lake = ls.store_lake(minio, lake_prefix)
+        ls.wait_for_position(service, lake, topics[0], sent)
+        service.wait_for(lambda page: page["keeper"]["ledger_behind"] == 0, CHECKPOINT_S,
+                         "all is in the ledger")
+        assert service.terminate() == 0
+        refused = [line for line in service.log_events()
+                   if line["level"] in ("warning", "error")]
+        assert refused == []
+    assert ls.offsets_of(ls.rows(lake, topics[0])) == list(range(sent))
+    assert f"{lake_prefix}/_bronze/lineage.json" in objects(minio, lake_prefix)
 
 
 def test_a_table_with_a_wrong_column_and_a_vanished_one_are_named(

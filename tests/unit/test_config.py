@@ -432,6 +432,7 @@ def test_defaults_are_those_promised() -> None:
     assert (cycle.start_deadline_seconds, cycle.stop_deadline_seconds) == (60, 30)
     assert (cycle.heartbeat_limit_seconds, cycle.isolate_after) == (60, 3)
     assert config.lake.store_timeout_seconds == 10
+    assert config.lineage.url is None and config.lineage.api_key is None
     limits = config.limits
     assert limits.memory_limit_mb == 256
     assert (limits.consume_batch_messages, limits.kafka_queue_kilobytes) == (500, 512)
@@ -451,8 +452,14 @@ def test_each_setting_reaches_its_place() -> None:
         "CARRY_OVER_FILES_MAX": "5", "CARRY_OVER_BYTES_MAX": "4000", "HEALTH_HOST": "::1",
         "HEALTH_PORT": "0", "LOG_LEVEL": "debug", "LOG_FORMAT": "Text", "INSTANCE_ID": "b-1",
         "DLQ_ENABLED": "off", "ON_MALFORMED": "skip", "GAP_POLICY": "continue",
+        "LINEAGE_URL": "https://lineage:5000/api/v1/lineage", "LINEAGE_API_KEY": "k",
+        "LINEAGE_NAMESPACE": "n", "LINEAGE_TIMEOUT_SECONDS": "3",
     })
 
+    lineage = config.lineage
+    assert (lineage.url, lineage.namespace, lineage.timeout_seconds, lineage.is_http) == (
+        "https://lineage:5000/api/v1/lineage", "n", 3, True)
+    assert lineage.api_key is not None and lineage.api_key.reveal() == "k"
     assert (config.kafka.group_id, config.kafka.auto_offset_reset) == ("g", "latest")
     cycle = config.cycle
     assert (cycle.batch_interval_seconds, cycle.cycle_deadline_seconds,

@@ -24,6 +24,7 @@ import yaml
 from shared import config
 from shared.config_settings import PROPERTY_PREFIX, SECRET_PAIRS, SETTINGS
 from shared.exit_codes import ExitCode
+from shared.priority import give_way
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -152,6 +153,30 @@ def test_unit_lets_the_service_reach_kafka_and_the_store(service: dict[str, str]
     assert not {"IPAddressDeny", "PrivateNetwork", "SocketBindDeny"} & set(service)
 
 
+def test_unit_lets_processes_give_way_and_a_refusal_is_no_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Keeper and health page lower their priority; under a stricter unit they work without."""
+    filters = parse_unit(UNIT)["Service"]["SystemCallFilter"]
+    assert filters.index("setpriority") > filters.index("~@privileged @resources")
+
+    def refuse(by: int) -> int:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "nice", refuse)
+    assert give_way(5) is False
+    monkeypatch.setattr(os, "nice", lambda by: by)
+    assert give_way(5) is True
+
+
+def test_only_one_place_changes_a_priority() -> None:
+    """What calls it directly dies where the system forbids it: it did, under the shipped unit."""
+    direct = [path.relative_to(ROOT).as_posix() for package in ("keeper", "healthcheck", "workers",
+              "supervisor", "shared", "tools") for path in (ROOT / package).rglob("*.py")
+              if "os.nice(" in path.read_text(encoding="utf-8")]
+    assert direct == ["shared/priority.py"]
+
+
 def test_unit_starts_without_any_secret_file(service: dict[str, str]) -> None:
     """LoadCredential with a path fails the start when the file is missing, so it is a drop-in."""
     assert not [key for key in service if key.startswith(("LoadCredential", "SetCredential"))]
@@ -160,7 +185,7 @@ def test_unit_starts_without_any_secret_file(service: dict[str, str]) -> None:
 
 @pytest.mark.parametrize(
     ("drop_in", "variable"),
-    list(zip(("kafka-password.conf", "s3-secret.conf"), SECRET_PAIRS, strict=True)),
+    list(zip(("kafka-password.conf", "s3-secret.conf", "lineage-api-key.conf"), SECRET_PAIRS, strict=True)),
 )
 def test_credential_drop_in_points_the_service_at_its_credential(
     drop_in: str, variable: tuple[str, str]

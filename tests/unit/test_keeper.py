@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from keeper.table_files import Compacted, Vacuumed
 from keeper.table_log import Kept
 from keeper.turn import CONFLICTS_MAX, TURN_S, KeptTable, Turn
 from shared.block import Block
-from shared.errors import CommitConflict, StorageUnavailable, TableUnavailable
+from shared.errors import (
+    CommitConflict, LineageUnavailable, StorageUnavailable, TableUnavailable,
+)
 from shared.layout import Header, Report
 from shared.layout import Keeper as Word
 from shared.memory import KEEPER_BYTES
@@ -161,14 +163,14 @@ def test_an_idle_service_takes_no_turn(rig: Rig) -> None:
     assert rig.running == 1
 
 
-@pytest.mark.parametrize("word", ["decided", "behind"])
+@pytest.mark.parametrize("word", ["decided", "behind", "lineage"])
 def test_a_turn_is_taken_for_whatever_is_not_in_the_ledger(rig: Rig, word: str) -> None:
     """A record of ours, or what the last turn left."""
     rig.block.set_keeper(Word.NEXT_RECORD, 6)
     if word == "decided":
         rig.block.set(Header.LAST_RECORD, 6)
     else:
-        rig.block.set_keeper(Word.BEHIND, 1)
+        rig.block.set_keeper(Word.BEHIND if word == "behind" else Word.LINEAGE_BEHIND, 1)
     rig.turn(INTERVAL_S)
     assert rig.running == 1
 
@@ -423,6 +425,65 @@ def test_what_fails_with_one_table_keeps_no_other_from_being_looked_after(tmp_pa
     assert block.keeper(Word.LOG_ENTRIES_DELETED) == 6
     assert json.loads(block.keeper_error.read() or b"")["name"] == "TableUnavailable"
     assert block.keeper(Word.LAST_TURN_AT_MS) == 0
+
+
+class FakeLineage:
+    """Sends two events, and fails where told to."""
+
+    def __init__(self, begin: Exception | None = None, send: Exception | None = None) -> None:
+        self.begin_error, self.send_error = begin, send
+        self.events_sent, self.next_record = 0, 1
+        self.steps: list[str] = []
+
+    def begin(self) -> None:
+        """See `Lineage`."""
+        self.steps.append("begin")
+        if self.begin_error is not None:
+            raise self.begin_error
+
+    def send(self, has_time: Callable[[], bool]) -> None:
+        """See `Lineage`."""
+        self.steps.append("send" if has_time() else "no time")
+        self.events_sent, self.next_record = 2, 3
+        if self.send_error is not None:
+            raise self.send_error
+
+
+def with_lineage(tmp_path: Path, lineage: FakeLineage) -> tuple[bool, Block, FakeTableLog]:
+    """Take a turn with a ledger that enters records up to 5, and one table."""
+    block, log = Block.create(tmp_path / "block", 1, b"{}"), FakeTableLog()
+    turn = turn_of(FakeLedger(Progress(5, 0, 5)), block, [log], [FakeTableFiles()])
+    turn._lineage = lineage  # type: ignore[assignment]
+    return turn.run(), block, log
+
+
+def test_lineage_begins_before_the_ledger_and_sends_last(tmp_path: Path) -> None:
+    """So that the first cycle entered is told of, and nothing waits for who takes events."""
+    lineage = FakeLineage()
+    went_well, block, log = with_lineage(tmp_path, lineage)
+    assert went_well and log.kept == 1
+    assert lineage.steps == ["begin", "send"]
+    assert (block.keeper(Word.LINEAGE_EVENTS), block.keeper(Word.LINEAGE_BEHIND)) == (2, 2)
+
+
+def test_an_endpoint_that_takes_no_events_is_told_and_keeps_nothing_else(tmp_path: Path) -> None:
+    """Ledger and checkpoints are done by then; what was sent is counted."""
+    went_well, block, log = with_lineage(
+        tmp_path, FakeLineage(send=LineageUnavailable("it answers 500")))
+    assert not went_well and log.kept == 1
+    assert block.keeper(Word.NEXT_RECORD) == 5
+    assert (block.keeper(Word.LINEAGE_EVENTS), block.keeper(Word.LINEAGE_BEHIND)) == (2, 2)
+    assert json.loads(block.keeper_error.read() or b"")["name"] == "LineageUnavailable"
+
+
+def test_a_lineage_without_its_position_rests_and_the_ledger_goes_on(tmp_path: Path) -> None:
+    """Sending from a guess would leave something out."""
+    lineage = FakeLineage(begin=StorageUnavailable("get", "x", "503"))
+    went_well, block, log = with_lineage(tmp_path, lineage)
+    assert not went_well and log.kept == 1
+    assert lineage.steps == ["begin"]
+    assert block.keeper(Word.NEXT_RECORD) == 5
+    assert block.keeper(Word.ERROR_ACTIVE) == 1
 
 
 def test_keepers_words_are_its_own(tmp_path: Path) -> None:
