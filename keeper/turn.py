@@ -22,7 +22,7 @@ from shared.errors import CommitConflict, IngestError
 from shared.layout import Header, Keeper
 from shared.logs import log_event
 from shared.memory import COMPACTION_BYTES, MB
-from shared.naming import LEDGER, bronze_table, dlq_table
+from shared.naming import LEDGER, REPLAYS, bronze_table, dlq_table
 from shared.object_store import Store, open_store
 from shared.record_log import RecordLog
 from workers.assembly import table_store
@@ -50,19 +50,19 @@ def build_turn(config: Config, block: Block) -> Turn:
     schemas = {LEDGER: LEDGER_FILE}
     for topic in config.topics:
         schemas |= {bronze_table(topic): BRONZE_FILE, dlq_table(topic): DLQ_FILE}
-    kept = []
-    for folder, schema in schemas.items():
-        log = TableLog(store, tables, folder, clock.unix_ms,
-                       config.keeper.vacuum_retention_days or REMOVED_RETENTION_DAYS)
-        kept.append(KeptTable(
-            folder, log, TableFiles(store, log, records, folder, schema, clock)))
+    days = config.keeper.vacuum_retention_days or REMOVED_RETENTION_DAYS
+    logs = {folder: TableLog(store, tables, folder, clock.unix_ms, days)
+            for folder in (*schemas, REPLAYS)}
+    files = [TableFiles(store, logs[folder], records, folder, schema, clock)
+             for folder, schema in schemas.items()]
     limit_bytes = config.limits.memory_limit_mb * MB
 
     def has_room() -> bool:
         held = family_bytes()
         return held is None or held + COMPACTION_BYTES <= limit_bytes
-    return Turn(Ledger(store, tables, records, clock.unix_ms), kept, config.keeper, block, clock,
-                give_back, has_room, _lineage(config, store, tables))
+    return Turn(
+        Ledger(store, tables, records, clock.unix_ms), list(logs.values()), files, config.keeper,
+        block, clock, give_back, has_room, _lineage(config, store, tables))
 
 
 def _lineage(config: Config, store: Store, tables: TableStore) -> Lineage | None:
@@ -72,15 +72,6 @@ def _lineage(config: Config, store: Store, tables: TableStore) -> Lineage | None
         return None
     broker = config.kafka.bootstrap_servers.split(",")[0]
     return Lineage(store, tables, sink, Origin(config.lineage.namespace, broker, config.lake.uri))
-
-
-@dataclass(frozen=True, slots=True)
-class KeptTable:
-    """A table's folder, its log and its files, as they are looked after."""
-
-    folder: str
-    log: TableLog
-    files: TableFiles
 
 
 @dataclass(slots=True)
@@ -100,13 +91,14 @@ class Turn:
     """See the module."""
 
     def __init__(
-        self, ledger: Ledger, tables: Sequence[KeptTable], config: KeeperConfig, block: Block,
-        clock: SystemClock, give_back: Callable[[], None], has_room: Callable[[], bool],
-        lineage: Lineage | None = None,
+        self, ledger: Ledger, logs: Sequence[TableLog], files: Sequence[TableFiles],
+        config: KeeperConfig, block: Block, clock: SystemClock, give_back: Callable[[], None],
+        has_room: Callable[[], bool], lineage: Lineage | None = None,
     ) -> None:
-        """give_back: called between steps that use different code and memory.  has_room: whether
-        what a compaction needs is free."""
-        self._ledger, self._tables, self._config = ledger, tables, config
+        """logs: of all tables.  files: of those whose files are looked after.  give_back: called
+        between steps that use different code and memory.  has_room: whether what a compaction needs
+        is free."""
+        self._ledger, self._logs, self._files, self._config = ledger, logs, files, config
         self._block, self._clock = block, clock
         self._give_back, self._has_room = give_back, has_room
         self._work = Work()
@@ -118,11 +110,11 @@ class Turn:
         until = began + TURN_S
         went_well = self._try(self._begin_lineage)
         went_well = self._try(partial(self._enter_records, until)) and went_well
-        for table in self._tables:
+        for log in self._logs:
             if self._clock.monotonic() >= until:
                 break
-            went_well = self._try(partial(self._keep_log, table)) and went_well
-        if self._tables:
+            went_well = self._try(partial(self._keep_log, log)) and went_well
+        if self._files:
             went_well = self._try(self._keep_files) and went_well
         self._count()
         went_well = self._try(self._send_lineage) and went_well
@@ -168,8 +160,8 @@ class Turn:
                 log_event(logger, logging.INFO, "lineage_sent", events=lineage.events_sent,
                           records_behind=behind)
 
-    def _keep_log(self, table: KeptTable) -> None:
-        kept = table.log.keep()
+    def _keep_log(self, log: TableLog) -> None:
+        kept = log.keep()
         self._work.log_entries_deleted += kept.deleted
         if kept.checkpoint is not None:
             self._work.checkpoints += 1
@@ -182,8 +174,8 @@ class Turn:
         # Before the work: a table that cannot be looked after must not keep the others waiting.
         self._block.set_keeper(Keeper.VISITS, visit + 1)
         self._block.set_keeper(Keeper.UNFINISHED, 0)
-        round_number, index = divmod(visit, len(self._tables))
-        files, work = self._tables[index].files, self._work
+        round_number, index = divmod(visit, len(self._files))
+        files, work = self._files[index], self._work
         is_finished = True
         if self._config.compact_target_mb and not self._has_room():
             # A backlog is being read; it ends, or MEMORY_LIMIT_MB is too small for this load.

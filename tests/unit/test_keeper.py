@@ -13,7 +13,7 @@ from keeper import turn as turn_module
 from keeper.ledger import Progress
 from keeper.table_files import Compacted, Vacuumed
 from keeper.table_log import Kept
-from keeper.turn import CONFLICTS_MAX, TURN_S, KeptTable, Turn
+from keeper.turn import CONFLICTS_MAX, TURN_S, Turn
 from shared.block import Block
 from shared.errors import (
     CommitConflict, LineageUnavailable, StorageUnavailable, TableUnavailable,
@@ -242,10 +242,8 @@ def turn_of(
     files: Sequence[FakeTableFiles] = (), *, has_room: bool = True, **settings: str,
 ) -> Turn:
     """A turn over twins; settings: of the keeper."""
-    tables = [KeptTable(str(number), log, one)  # type: ignore[arg-type]
-              for number, (log, one) in enumerate(zip(logs, files, strict=True))]
     config = make_config(environ=settings).keeper
-    return Turn(ledger, tables, config, block, FakeClock(), lambda: None,  # type: ignore[arg-type]
+    return Turn(ledger, logs, files, config, block, FakeClock(), lambda: None,  # type: ignore[arg-type]
                 lambda: has_room)
 
 
