@@ -214,6 +214,8 @@ def _play(block: Block, scene: Scene, clock: PastClock, observer: Observer) -> N
                 slot.count(Report.COMMITS)
                 if topic == "customers":
                     slot.count(Report.DEAD_LETTERS_JSON, chance.randrange(4))
+                    slot.count(Report.DEAD_LETTERS_ENCODING, chance.randrange(3))
+                    slot.count(Report.DEAD_LETTERS_EMPTY, chance.randrange(3))
         observer.look()
     clock.behind_s = 0.0
     observer.look()
