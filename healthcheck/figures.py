@@ -1,4 +1,4 @@
-"""Numbers, times and foreign texts as people read them.  Pure.
+"""Numbers and times as people read them.  Pure.
 
 What is not known is `UNKNOWN`, never a number.
 """
@@ -9,16 +9,6 @@ import math
 
 UNKNOWN = "-"
 MINUTE_S, HOUR_S, DAY_S = 60, 3_600, 86_400
-
-
-def visible(text: str) -> str:
-    """`text` with control, invisible and bidirectional characters written out, as `\\u202e`."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-
-
-def cut(text: str, chars_max: int) -> str:
-    """The beginning of a text that is longer, with a sign that it goes on."""
-    return text if len(text) <= chars_max else text[:chars_max - 1] + "…"
 
 
 def count(number: int | None) -> str:

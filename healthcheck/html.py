@@ -19,6 +19,7 @@ from healthcheck.status import LATE_NAMED_MAX, REASONS_MAX, page_of
 from healthcheck.style import STYLE
 from shared.clock import rfc3339
 from shared.layout import Header
+from shared.text import cut, printable
 
 REFRESH_S = 5
 
@@ -26,7 +27,7 @@ _TEMPLATE = Path(__file__).with_name("status.html")
 
 
 def _visible(value: Any) -> Any:
-    return figures.visible(value) if type(value) is str else value
+    return printable(value) if type(value) is str else value
 
 
 def _environment() -> Environment:
@@ -35,8 +36,8 @@ def _environment() -> Environment:
         lstrip_blocks=True)
     environment.filters |= {
         name: getattr(figures, name)
-        for name in ("visible", "cut", "count", "rate", "duration", "age", "left", "megabytes")}
-    environment.filters["filled"] = drawing.filled
+        for name in ("count", "rate", "duration", "age", "left", "megabytes")}
+    environment.filters |= {"printable": printable, "cut": cut, "filled": drawing.filled}
     environment.globals |= {
         "style": Markup(STYLE), "refresh_s": REFRESH_S, "drawing": drawing, "Header": Header,
         "reasons_max": REASONS_MAX, "late_max": LATE_NAMED_MAX, "kept_s": KEPT_S,

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from shared.text import cut, printable
 from tools.dead_letters import Group, Seen, fingerprint, normalised
-from tools.words import many, printable
+from tools.words import many
 
 GROUPS_SHOWN_MAX = 100
 EXAMPLE_CHARS_MAX = 80
@@ -35,7 +36,7 @@ def groups_text(groups: Sequence[tuple[str, str, Group]]) -> str:
     """One line for each group; beyond GROUPS_SHOWN_MAX they are counted."""
     shown = table(GROUP_HEADINGS, [
         (topic, word, group.last.error_class, str(group.open), str(group.count),
-         _when(group.first), _when(group.last), _short(group.last.error_message))
+         _when(group.first), _when(group.last), cut(group.last.error_message, EXAMPLE_CHARS_MAX))
         for topic, word, group in groups[:GROUPS_SHOWN_MAX]])
     rest = len(groups) - GROUPS_SHOWN_MAX
     return f"{shown}\nand {many(rest, 'further group')}; --json has all" if rest > 0 else shown
@@ -53,10 +54,6 @@ def stats_text(groups: Sequence[tuple[str, str, Group]]) -> str:
 def _when(seen: Seen) -> str:
     at = seen.at.strftime("%Y-%m-%d %H:%M:%S") if seen.at is not None else "?"
     return f"{at} ({seen.partition}:{seen.offset})"
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= EXAMPLE_CHARS_MAX else f"{text[:EXAMPLE_CHARS_MAX - 1]}…"
 
 
 def group_fact(topic: str, word: str, group: Group) -> Mapping[str, object]:

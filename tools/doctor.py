@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from shared.exit_codes import ExitCode
+from shared.text import printable
 from shared.version import SERVICE_VERSION
 from tools.causes import Diagnosis
 from tools.render import COLOURS
 from tools.report import Line, Status, worst
-from tools.words import many, printable
+from tools.words import many
 
 SUBJECTS_SHOWN_MAX = 5
 INDENT = " " * 9

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NoReturn
 
+from shared.text import cut
 from supervisor.arguments import WORKERS_MAX
 from tools.address import Address
 from tools.findings import Failure
@@ -258,4 +259,4 @@ def _number(text: str) -> float:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= TEXT_CHARS_MAX else f"{text[:TEXT_CHARS_MAX]}…"
+    return cut(text, TEXT_CHARS_MAX)

@@ -10,9 +10,9 @@ import json
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from shared.text import printable
 from shared.version import SERVICE_VERSION
 from tools.report import Report, Status
-from tools.words import printable
 
 COLOURS = {Status.OK: "32", Status.WARN: "33", Status.FAIL: "31"}
 SUBJECT_WIDTH_MAX = 40

@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from shared.exit_codes import ExitCode
+from shared.text import cut, printable
 from shared.version import SERVICE_VERSION
 from tools.findings import Failure
 from tools.health import Health, Look, TopicHealth
-from tools.words import duration, printable
+from tools.words import duration
 
 NO_ANSWER_STATUS = "no_answer"
 """Beside the words of /health itself."""
@@ -148,7 +149,7 @@ def _cells(name: str, view: TopicView) -> tuple[str, ...]:
         NOTHING if rate is None else f"{rate:.1f}", str(view.dead_letters),
         NOTHING if age_s is None else f"{duration(age_s)} ago", str(view.restarts),
         _or_nothing(view.paused), _error_cell(view))
-    return tuple(_short(printable(cell)) for cell in cells)
+    return tuple(cut(printable(cell), CELL_CHARS_MAX) for cell in cells)
 
 
 def _error_cell(view: TopicView) -> str:
@@ -161,9 +162,6 @@ def _error_cell(view: TopicView) -> str:
 def _or_nothing(value: object) -> str:
     return NOTHING if value is None else str(value)
 
-
-def _short(cell: str) -> str:
-    return cell if len(cell) <= CELL_CHARS_MAX else f"{cell[:CELL_CHARS_MAX - 1]}…"
 
 
 def _aligned(row: Sequence[str], widths: Sequence[int]) -> Iterable[str]:

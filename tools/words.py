@@ -1,4 +1,4 @@
-"""How tools write counts, times and other people's text.  Pure."""
+"""How tools write counts and times.  Pure."""
 
 from __future__ import annotations
 
@@ -14,8 +14,3 @@ def duration(seconds: float) -> str:
     unit, size = next((unit for unit in units if seconds >= unit[1]), units[-1])
     count = seconds / size
     return f"{count:.0f} {unit}" if count >= 100 else f"{count:.3g} {unit}"
-
-
-def printable(text: str) -> str:
-    """The text with all that a terminal would not print, or would obey, in escapes."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
