@@ -13,8 +13,8 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from healthcheck.snapshot import DEAD_LETTERS, TopicSnapshot
-from shared.layout import Report
+from healthcheck.snapshot import TopicSnapshot
+from shared.layout import DEAD_LETTERS, Report
 
 SAMPLE_INTERVAL_S = 5.0
 KEPT_S = 900.0

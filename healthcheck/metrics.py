@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from healthcheck.moment import Moment
-from healthcheck.snapshot import DEAD_LETTERS, Durations, TopicSnapshot
+from healthcheck.snapshot import Durations, TopicSnapshot
 from healthcheck.verdict import (
     Status, deciding_s, is_live, is_ready, is_worker_up, keeper_wait_s, loan_wait_s, state_of,
     supervisor_silence_s, worker_silence_s,
 )
-from shared.layout import Header, Histogram, Keeper, Order, Paused, Report
+from shared.layout import DEAD_LETTERS, Header, Histogram, Keeper, Order, Paused, Report
 from shared.memory import MB
 from shared.protocol import Phase, Standing
 

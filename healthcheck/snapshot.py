@@ -14,19 +14,14 @@ from dataclasses import dataclass
 from shared.block import Block, Slot
 from shared.errors import BlockError
 from shared.layout import (
-    KEEPER_WORDS, Header, Histogram, Keeper, Order, Paused, Report, Retention, unpack,
+    DEAD_LETTERS, KEEPER_WORDS, Header, Histogram, Keeper, Order, Paused, Report, Retention,
+    unpack,
 )
 from shared.protocol import Phase, Standing
+from shared.trouble import Trouble, decode
 
 _STANDINGS = tuple(Standing)
 _PHASES = {int(phase): phase for phase in Phase}
-
-DEAD_LETTERS = {
-    "encoding": Report.DEAD_LETTERS_ENCODING, "json": Report.DEAD_LETTERS_JSON,
-    "empty": Report.DEAD_LETTERS_EMPTY, "headers": Report.DEAD_LETTERS_HEADERS,
-}
-"""error_class of a dead letter -> the word that counts it."""
-
 
 @dataclass(frozen=True, slots=True)
 class About:
@@ -41,16 +36,6 @@ class About:
     heartbeat_limit_seconds: float
     memory_limit_mb: int
     loan_budget_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """A named error as the block holds it; `at` is RFC 3339 in UTC."""
-
-    at: str
-    name: str
-    message: str
-    what_to_do: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +159,7 @@ def take(block: Block) -> ServiceSnapshot:
         about=about,
         header=header,
         keeper=keeper,
-        keeper_error=_trouble(block.keeper_error.read()) if keeper[Keeper.ERROR_ACTIVE] else None,
+        keeper_error=decode(block.keeper_error.read()) if keeper[Keeper.ERROR_ACTIVE] else None,
         cycle_id=cycle_id,
         phase=_PHASES.get(tag),
         cycle_durations=Durations(*block.cycle_seconds.snapshot()),
@@ -195,8 +180,8 @@ def _topic(name: str, slot: Slot) -> TopicSnapshot:
         report=report,
         standing=_STANDINGS[standing] if standing < len(_STANDINGS) else None,
         paused=_paused(report[Report.PAUSED]),
-        error=_trouble(slot.error.read()),
-        verdict=_trouble(slot.verdict.read()),
+        error=decode(slot.error.read()),
+        verdict=decode(slot.verdict.read()),
         durations={
             kind: Durations(*view.snapshot()) for kind, view in slot.histograms.items()},
     )
@@ -205,17 +190,6 @@ def _topic(name: str, slot: Slot) -> TopicSnapshot:
 def _paused(word: int) -> Paused:
     # A word of a later release still means "does not read"; this release cannot say why.
     return Paused(word) if word <= max(Paused) else Paused.BACKING_OFF
-
-
-def _trouble(content: bytes | None) -> Trouble | None:
-    """The error in a text field; None when it is empty, half-written or not understood."""
-    if content is None:
-        return None
-    try:
-        fields = json.loads(content)
-        return Trouble(*(str(fields[key]) for key in ("at", "name", "message", "what_to_do")))
-    except (ValueError, KeyError, TypeError):
-        return None
 
 
 def _about(content: bytes) -> About:

@@ -12,10 +12,11 @@ from datetime import datetime
 from healthcheck.drawing import Segment, Spark, segments, spark
 from healthcheck.history import Trend
 from healthcheck.moment import Moment, Trends
-from healthcheck.snapshot import TopicSnapshot, Trouble
+from healthcheck.snapshot import TopicSnapshot
 from healthcheck.verdict import Reason, Status, loss_is_near, shown_trouble, state_of
 from shared.layout import Header, Order, Paused, Report, Retention
 from shared.protocol import Standing
+from shared.trouble import Trouble
 
 REASONS_MAX = 6
 LATE_NAMED_MAX = 8

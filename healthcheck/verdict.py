@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from healthcheck.snapshot import ServiceSnapshot, TopicSnapshot, Trouble
+from healthcheck.snapshot import ServiceSnapshot, TopicSnapshot
 from shared.layout import Header, Order, Paused, Report
 from shared.protocol import Phase, Standing
+from shared.trouble import Trouble
 
 SUPERVISOR_SILENCE_S = 10.0
 """The supervisor writes its heartbeat several times a second, whatever Kafka and the lake do."""

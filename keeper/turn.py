@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple, dataclass
@@ -16,7 +15,7 @@ from keeper.lineage_sink import open_sink
 from keeper.table_files import TableFiles
 from keeper.table_log import REMOVED_RETENTION_DAYS, TableLog
 from shared.block import Block
-from shared.clock import SystemClock, rfc3339
+from shared.clock import SystemClock
 from shared.config import Config, KeeperConfig
 from shared.errors import CommitConflict, IngestError
 from shared.layout import Header, Keeper
@@ -25,10 +24,10 @@ from shared.memory import COMPACTION_BYTES, MB
 from shared.naming import LEDGER, REPLAYS, bronze_table, dlq_table
 from shared.object_store import Store, open_store
 from shared.record_log import RecordLog
+from shared.trouble import encode, trouble_of
 from workers.assembly import table_store
 from workers.delta_table import TableStore
 from workers.pages import family_bytes, give_back
-from workers.reporter import ERROR_CHARS_MAX
 from workers.schemas import BRONZE_FILE, DLQ_FILE
 
 logger = logging.getLogger("keeper")
@@ -230,10 +229,7 @@ class Turn:
         self._block.set_keeper(Keeper.BEHIND, progress.behind)
 
     def _tell_error(self, error: IngestError) -> None:
-        content = {"at": rfc3339(self._clock.unix_ms()), "name": error.name,
-                   "message": str(error)[:ERROR_CHARS_MAX], "what_to_do": error.what_to_do}
-        self._block.keeper_error.write(
-            json.dumps(content, ensure_ascii=False).encode(errors="replace"))
+        self._block.keeper_error.write(encode(trouble_of(error, self._clock.unix_ms())))
         self._block.set_keeper(Keeper.ERROR_ACTIVE, 1)
         log_event(logger, logging.WARNING, "keeper_error", error=error.name, message=error,
                   what_to_do=error.what_to_do)

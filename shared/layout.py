@@ -174,6 +174,13 @@ class Report(IntEnum):
     RETENTION_MS = 45
 
 
+DEAD_LETTERS = {
+    "encoding": Report.DEAD_LETTERS_ENCODING, "json": Report.DEAD_LETTERS_JSON,
+    "empty": Report.DEAD_LETTERS_EMPTY, "headers": Report.DEAD_LETTERS_HEADERS,
+}
+"""error_class of a dead letter -> the word that counts it."""
+
+
 class Paused(IntEnum):
     """Why a worker does not read; 0 means that it reads."""
 

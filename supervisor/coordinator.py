@@ -7,7 +7,6 @@ shared.protocol.  What belongs to processes (who is alive, who died) is told by 
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from shared.logs import RateLimit, log_event
 from shared.naming import bronze_table, dlq_table
 from shared.protocol import Ballot, Member, Phase, Standing, Verdict, Vote
 from shared.records import Manifest, decode_manifest
+from shared.trouble import Trouble, encode
 from supervisor.decider import Decider, Decision, Proposal
 from supervisor.jobs import Jobs
 
@@ -494,9 +494,8 @@ class Coordinator:
                 slot.verdict.clear()
 
     def _publish_isolation(self, topic: str) -> None:
-        self._slots[topic].verdict.write(json.dumps({
-            "at": rfc3339(self._clock.unix_ms()), "name": "TopicIsolated",
-            "message": f"it failed {self.members[topic].failures} cycles in a row, "
-                       "so the other topics go on without it",
-            "what_to_do": "See the topic's last error; it rejoins by itself when it is well.",
-        }).encode())
+        self._slots[topic].verdict.write(encode(Trouble(
+            rfc3339(self._clock.unix_ms()), "TopicIsolated",
+            f"it failed {self.members[topic].failures} cycles in a row, so the other topics go on "
+            "without it",
+            "See the topic's last error; it rejoins by itself when it is well.")))

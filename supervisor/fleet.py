@@ -6,7 +6,6 @@ topic gets a new one: with a forkserver in between, a closed pipe alone would no
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import select
@@ -23,6 +22,7 @@ from shared.config import Config
 from shared.exit_codes import WorkerExit
 from shared.layout import Order, Report
 from shared.logs import log_event
+from shared.trouble import Trouble, encode
 from supervisor.nursery import PRELOAD
 from supervisor.respawn import History, Respawn, after_death, describe
 from supervisor.signals import drain
@@ -274,11 +274,10 @@ class Fleet:
         if death.exit_code in (WorkerExit.STOPPED_CLEANLY, WorkerExit.TOPIC_STOPPED,
                                WorkerExit.RECYCLED):
             return
-        self._berths[death.topic].slot.verdict.write(json.dumps({
-            "at": rfc3339(self._clock.unix_ms()), "name": "WorkerDied",
-            "message": f"its worker ended: {describe(death.exit_code)}",
-            "what_to_do": "None: it is started again; if it repeats, see its lines in the log.",
-        }).encode())
+        self._berths[death.topic].slot.verdict.write(encode(Trouble(
+            rfc3339(self._clock.unix_ms()), "WorkerDied",
+            f"its worker ended: {describe(death.exit_code)}",
+            "None: it is started again; if it repeats, see its lines in the log.")))
 
 
 def _release(slot: Slot) -> None:

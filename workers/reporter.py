@@ -6,24 +6,17 @@ errors also go into the log, at a bounded rate.
 
 from __future__ import annotations
 
-import json
 import logging
 
 from shared.block import Slot
-from shared.clock import SystemClock, rfc3339
+from shared.clock import SystemClock
 from shared.errors import CommitConflict, IngestError, RecoverableError
-from shared.layout import Report
+from shared.layout import DEAD_LETTERS, Report
 from shared.logs import RateLimit, log_event
 from shared.records import Manifest
+from shared.trouble import encode, trouble_of
 
 logger = logging.getLogger("worker")
-
-ERROR_CHARS_MAX = 500
-"""Of an error's message in /health; six bytes a character at worst, so it always fits."""
-
-_DEAD_LETTER_WORDS = {
-    "encoding": Report.DEAD_LETTERS_ENCODING, "json": Report.DEAD_LETTERS_JSON,
-    "empty": Report.DEAD_LETTERS_EMPTY, "headers": Report.DEAD_LETTERS_HEADERS}
 
 
 class Reporter:
@@ -40,9 +33,7 @@ class Reporter:
 
     def error(self, error: IngestError) -> None:
         """Show an error in /health and, at a bounded rate, in the log."""
-        content = {"at": rfc3339(self._clock.unix_ms()), "name": error.name,
-                   "message": str(error)[:ERROR_CHARS_MAX], "what_to_do": error.what_to_do}
-        self._slot.error.write(json.dumps(content, ensure_ascii=False).encode(errors="replace"))
+        self._slot.error.write(encode(trouble_of(error, self._clock.unix_ms())))
         self._slot.set_report(Report.ERROR_ACTIVE, 1)
         held_back = self._log_limit.admit(error.name, self._clock.monotonic())
         if held_back is not None:
@@ -65,7 +56,7 @@ class Reporter:
                    sum(gap.end - gap.start for part in ranges for gap in part.lost))
         if manifest.dead_letter_spans:
             for kind, count in manifest.flaws.items():
-                slot.count(_DEAD_LETTER_WORDS[kind], count)
+                slot.count(DEAD_LETTERS[kind], count)
         slot.count(Report.COMMITS)
         slot.set_report(Report.LAST_COMMIT_AT_MS, self._clock.unix_ms())
         slot.set_report(Report.LAST_COMMIT_NS, self._clock.monotonic_ns())

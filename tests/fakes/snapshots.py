@@ -6,11 +6,12 @@ from dataclasses import replace
 from enum import IntEnum
 from typing import Any
 
-from healthcheck.snapshot import About, Durations, ServiceSnapshot, TopicSnapshot, Trouble
+from healthcheck.snapshot import About, Durations, ServiceSnapshot, TopicSnapshot
 from shared.layout import (
     BUCKET_BOUNDS_S, HEADER_WORDS, Header, Histogram, Keeper, Order, Paused, Report,
 )
 from shared.protocol import Phase, Standing
+from shared.trouble import Trouble
 
 S_NS = 1_000_000_000
 NOW_NS = 100_000 * S_NS

@@ -22,7 +22,7 @@ from healthcheck.headers import SECURITY_HEADERS
 from healthcheck.history import KEPT_S, Trend
 from healthcheck.html import render
 from healthcheck.moment import Moment, Observer, Trends
-from healthcheck.snapshot import ServiceSnapshot, Trouble
+from healthcheck.snapshot import ServiceSnapshot
 from healthcheck.status import REASONS_MAX, Group, grouped, page_of
 from healthcheck.style import STYLE
 from healthcheck.verdict import NOTHING_WAITS, Code, Reason, Waiting, judge, loss_is_near
@@ -30,6 +30,7 @@ from shared.block import Block
 from shared.layout import Paused, Report, Retention
 from shared.protocol import Phase, Standing
 from shared.text import printable
+from shared.trouble import Trouble
 from tests.fakes.clock import FakeClock
 from tests.fakes.snapshots import DEADLINE_S, INTERVAL_S, NOW_MS, NOW_NS, S_NS, a_service, a_topic
 
