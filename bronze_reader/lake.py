@@ -14,6 +14,8 @@ import pyarrow.dataset as ds
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
+from bronze_reader.datasets import dataset_of
+
 LEDGER = "bronze_cycles"
 REPLAYS = "dlq_replays"
 _REPLAY_COLUMNS = ["_kafka_partition", "_kafka_offset"]
@@ -118,6 +120,11 @@ class Cut:
         return DeltaTable(self.uri(topic, dlq=dlq), version=self.version(topic, dlq=dlq),
                           storage_options=self._lake.storage_options)
 
+    def dataset(self, topic: str, *, dlq: bool = False) -> ds.Dataset:
+        """The same as an Arrow dataset, for engines that read one; nothing is read yet."""
+        return dataset_of(self.open(topic, dlq=dlq), self.uri(topic, dlq=dlq),
+                          self._lake.storage_options)
+
     def _table(self, topic: str, *, dlq: bool) -> str:
         if topic not in self.valid_through:
             raise TopicNotInCut(f"topic {topic} has brought nothing up to record {self.record}; "
@@ -178,7 +185,7 @@ class Lake:
         where there are such, the table's log must still go back to `after` (else `VersionUnknown`).
         """
         table = until.open(topic, dlq=dlq)
-        dataset = table.to_pyarrow_dataset()
+        dataset = dataset_of(table, until.uri(topic, dlq=dlq), self.storage_options)
         parts = [(ds.field("_kafka_partition") == span.partition)
                  & (ds.field("_kafka_offset") >= span.start)
                  & (ds.field("_kafka_offset") < span.end)
@@ -204,7 +211,8 @@ class Lake:
         replays = DeltaTable(self.uri_of(REPLAYS), storage_options=self.storage_options)
         # Later ones than this version has may be among them: their rows are not in it.
         wanted = (ds.field("_kafka_topic") == topic) & (ds.field("replay") > first)
-        found = replays.to_pyarrow_dataset().to_table(columns=_REPLAY_COLUMNS, filter=wanted)
+        found = dataset_of(replays, self.uri_of(REPLAYS), self.storage_options).to_table(
+            columns=_REPLAY_COLUMNS, filter=wanted)
         for row in found.to_pylist():
             offsets.setdefault(row["_kafka_partition"], []).append(row["_kafka_offset"])
         return offsets
@@ -246,7 +254,7 @@ class Lake:
 
     def cycles(self, until: Cut) -> ds.Dataset:
         """The ledger up to and with `until`, committed cycles only; for engines that query it."""
-        return self._ledger().to_pyarrow_dataset().filter(
+        return self._ledger().filter(
             (ds.field("status") == "committed") & (ds.field("record") <= until.record))
 
     def _cut_at(self, chosen: Mapping[str, Any], rows: list[dict[str, Any]]) -> Cut:
@@ -266,13 +274,14 @@ class Lake:
                    chosen["completed_at"], valid_through, versions, self)
 
     def _rows(self, columns: list[str], wanted: ds.Expression) -> list[dict[str, Any]]:
-        found = self._ledger().to_pyarrow_dataset().to_table(columns=columns, filter=wanted)
+        found = self._ledger().to_table(columns=columns, filter=wanted)
         rows: list[dict[str, Any]] = found.to_pylist()
         return rows
 
-    def _ledger(self) -> DeltaTable:
+    def _ledger(self) -> ds.Dataset:
         try:
-            return DeltaTable(self.uri_of(LEDGER), storage_options=self.storage_options)
+            table = DeltaTable(self.uri_of(LEDGER), storage_options=self.storage_options)
+            return dataset_of(table, self.uri_of(LEDGER), self.storage_options)
         except TableNotFoundError as error:
             raise LedgerMissing(f"there is no {LEDGER} at {self._uri}: is that the lake's base "
                                 "URI, and has its service run for a minute?") from error

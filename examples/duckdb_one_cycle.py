@@ -27,8 +27,8 @@ def connect(cut: Cut) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect()
     connection.execute("set timezone = 'UTC'")
     for topic in cut.topics:
-        connection.register(f"bronze_{topic}", cut.open(topic).to_pyarrow_dataset())
-        connection.register(f"dlq_bronze_{topic}", cut.open(topic, dlq=True).to_pyarrow_dataset())
+        connection.register(f"bronze_{topic}", cut.dataset(topic))
+        connection.register(f"dlq_bronze_{topic}", cut.dataset(topic, dlq=True))
     return connection
 
 

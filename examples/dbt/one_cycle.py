@@ -36,7 +36,7 @@ class Plugin(BasePlugin):
             return self._lake.cycles(self._cut)
         dlq = table.startswith("dlq_")
         topic = table.removeprefix("dlq_").removeprefix("bronze_")
-        return self._cut.open(topic, dlq=dlq).to_pyarrow_dataset()
+        return self._cut.dataset(topic, dlq=dlq)
 
     def default_materialization(self) -> str:
         """A view: rows are not copied before a model asks for them."""

@@ -35,7 +35,7 @@ ONE_PLACE = {
     "confluent_kafka": {"workers/kafka_source.py", "tools/kafka_probe.py",
                         "tools/rewind_source.py", "demo/broker.py", "demo/feeder.py"},
     "deltalake": {"workers/delta_table.py", "tools/lake_probe.py", "bronze_reader/lake.py",
-                  "demo/lake.py"},
+                  "bronze_reader/datasets.py", "demo/lake.py"},
     "obstore": {"shared/object_store.py"},
     "flask": {"healthcheck/app.py", "healthcheck/headers.py"},
     "jinja2": {"healthcheck/html.py"},

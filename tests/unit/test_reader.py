@@ -15,6 +15,7 @@ import pytest
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 
 import bronze_reader as br
+import bronze_reader.datasets
 from keeper.ledger import encode
 from keeper.ledger_schema import LEDGER_TABLE
 
@@ -269,6 +270,24 @@ def test_replays_behind_a_version_nobody_knows_are_an_error_not_a_guess(tmp_path
         toy.lake._replay_at("payments", 2)
 
 
+@pytest.mark.parametrize(("uri", "options", "kind"), [
+    ("/lake/t", {}, "local"), ("file:///lake/t", {}, "local"),
+    ("s3://b/lake/t", {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s",
+                       "aws_endpoint_url": "http://127.0.0.1:9", "aws_allow_http": "true"}, "s3"),
+    ("s3://b/lake/t", {"AWS_PROFILE": "p"}, None),
+    ("s3://b/lake/t", {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s",
+                       "aws_conditional_put": "etag"}, None),
+    ("gs://b/t", {}, None)])
+def test_datasets_read_by_arrow_itself_where_it_knows_all_options(
+    uri: str, options: dict[str, str], kind: str | None
+) -> None:
+    """Else by what deltalake brings along, which knows them."""
+    found = br.datasets._file_system(uri, options)
+    assert (found.base_fs.type_name if found is not None else None) == kind
+    if found is not None:
+        assert found.base_path.rstrip("/") == uri.removeprefix("file://").removeprefix("s3://")
+
+
 def test_the_helper_needs_nothing_of_the_service() -> None:
     """Whoever reads the lake installs it alone."""
     for path in FOLDER.glob("*.py"):
@@ -276,7 +295,7 @@ def test_the_helper_needs_nothing_of_the_service() -> None:
             if isinstance(node, ast.ImportFrom) and node.module:
                 assert node.module.split(".")[0] in {
                     "__future__", "bronze_reader", "collections", "dataclasses", "datetime",
-                    "typing", "deltalake", "pyarrow"}, node.module
+                    "typing", "urllib", "deltalake", "pyarrow"}, node.module
     found = subprocess.run(
         [sys.executable, "-c", "import bronze_reader; print(bronze_reader.Lake('x').uri_of('t'))"],
         cwd=FOLDER.parent, capture_output=True, text=True, timeout=60, check=True)
