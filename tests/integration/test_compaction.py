@@ -90,6 +90,7 @@ def test_no_commit_fails_and_no_row_is_lost_or_doubled_while_files_are_compacted
                 wait_until(lambda: time.monotonic() >= life_ends or process.poll() is not None,  # noqa: B023
                            LIVES_S[1] + 10, "a life is over")
                 assert process.poll() is None
+            scene.remember_records()
         failed = failed_commits(service, scene.topics)
         os.kill(next(iter(service.worker_pids().values())), 9)
         with compactor.running():

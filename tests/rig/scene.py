@@ -23,7 +23,9 @@ import psutil
 from tests.rig.checker import check, check_log, group_offsets_equal_txn
 from tests.rig.cycles_checker import TABLE as CYCLES
 from tests.rig.cycles_checker import check_cycles
-from tests.rig.lake import RECORDS, bronze_table, list_numbers, open_lake, table_uri
+from tests.rig.lake import (
+    RECORDS, Kept, bronze_table, list_numbers, open_lake, read_numbered, table_uri,
+)
 from tests.rig.ledger import Ledger
 from tests.rig.producer import LoadProducer
 from tests.rig.readers import DeltalakeReader, TableMissing
@@ -85,6 +87,7 @@ class Scene:
         self.group = f"group-{prefix}"
         self._bootstrap = kafka.bootstrap
         self._lake = open_lake(self.lake_uri, self.options)
+        self._kept = Kept()
         self.environ = {
             **minio.environment(prefix),
             "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap,
@@ -157,6 +160,10 @@ class Scene:
             LANDING_POLL_S,
         )
 
+    def remember_records(self) -> None:
+        """For the judgement of a run that is long enough for the first ones to be trimmed."""
+        read_numbered(self._lake, RECORDS, self._kept.records)
+
     # The judgement
 
     def judge(self, *, readers: Sequence[str] = ("deltalake", "duckdb")) -> Report:
@@ -166,7 +173,8 @@ class Scene:
             AssertionError: something is wrong, or there was nothing to look at.
         """
         report = check(self.ledger, self.lake_uri, self.options, self.topics, readers)
-        report.merge(check_log(self.lake_uri, self.options, self.topics, ledger=self.ledger))
+        report.merge(check_log(
+            self.lake_uri, self.options, self.topics, ledger=self.ledger, kept=self._kept))
         report.merge(
             group_offsets_equal_txn(
                 self._bootstrap,
