@@ -28,7 +28,7 @@ NO_ENTRIES = {
     "These concern replays of dead letters only", "These concern the page only",
 }
 """Headings in those chapters that only introduce others."""
-SAID_IN_CODE = re.compile(r'(?:"name": |error=)"([A-Z]\w+)"')
+SAID_IN_CODE = re.compile(r'(?:error=|Trouble\(\s*rfc3339\([^"]*, )"([A-Z]\w+)"')
 """How a name is given that is no exception's: of a dead worker, of the page's own process."""
 SEE = re.compile(r"[Ss]ee ([A-Z]\w+) in the runbook")
 
