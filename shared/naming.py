@@ -20,6 +20,7 @@ table's name holds its topic's verbatim.  Kafka allows 249 characters; file syst
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 LOG_PREFIX = "_bronze/log/"
 CERTIFICATES = "_bronze/tables/"
@@ -118,6 +119,12 @@ def record_number(path: str) -> int | None:
     """The number in a record's or a replay's path, or None for a stranger's file in our folder."""
     stem = path.rsplit("/", 1)[-1].removesuffix(".json")
     return int(stem) if len(stem) == 20 and stem.isdigit() else None
+
+
+def record_numbers(paths: Iterable[str]) -> list[int]:
+    """The numbers in the paths of a listing, ascending, strangers' files left out."""
+    found = map(record_number, paths)
+    return sorted(number for number in found if number is not None)
 
 
 def birth_certificate(table: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shared.errors import LogDamaged, LogOvertaken
-from shared.naming import LOG_PREFIX, record_number, record_path
+from shared.naming import LOG_PREFIX, record_numbers, record_path
 from shared.object_store import ObjectStore
 from shared.protocol import complete_through
 from shared.records import CycleRecord, Record, decode
@@ -58,8 +58,7 @@ class RecordLog:
     def numbers(self, after: int = -1) -> list[int]:
         """Numbers of the records behind `after`, ascending."""
         start = record_path(after) if after >= 0 else ""
-        found = (record_number(path) for path in self._store.list_after(LOG_PREFIX, start))
-        return sorted(number for number in found if number is not None)
+        return record_numbers(self._store.list_after(LOG_PREFIX, start))
 
     def read_bytes(self, number: int) -> bytes | None:
         """A record as it was written."""

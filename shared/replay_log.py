@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shared.errors import StorageUnavailable
-from shared.naming import record_number, replay_path, replays_prefix
+from shared.naming import record_numbers, replay_path, replays_prefix
 from shared.object_store import ObjectStore
 from shared.replay_plan import Plan, ReplayDamaged, decode, encode
 
@@ -21,8 +21,7 @@ class ReplayLog:
         """Every plan behind number `after`, in order; raises `ReplayDamaged` where one is missing
         or cannot be read."""
         start = replay_path(self._topic, after) if after else ""
-        found = self._store.list_after(replays_prefix(self._topic), start)
-        numbers = sorted(number for number in map(record_number, found) if number is not None)
+        numbers = record_numbers(self._store.list_after(replays_prefix(self._topic), start))
         plans = [self._must_read(number) for number in numbers]
         if plans:
             first = after + 1 if after else plans[0].first

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import msgspec
 
 from shared.errors import CommitConflict, StorageUnavailable, UnsupportedRecord
-from shared.naming import record_number, rewind_folder
+from shared.naming import record_numbers, rewind_folder
 from shared.object_store import ObjectStore
 from shared.records import Manifest, decode_manifest, encode
 from tools.rewind_plan import Plan, decode_plan, encode_plan
@@ -49,8 +49,7 @@ class RewindLog:
 
     def numbers(self) -> list[int]:
         """Numbers of the records, ascending."""
-        found = map(record_number, self._store.list_after(self._folder))
-        return sorted(number for number in found if number is not None)
+        return record_numbers(self._store.list_after(self._folder))
 
     def read(self, number: int) -> Manifest:
         """One record; raises `UnsupportedRecord`."""
