@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, BinaryIO, Protocol, TypeVar, cast
 
 import obstore
 from obstore import exceptions
@@ -30,6 +30,9 @@ CAUSE_CHARS_MAX = 300
 LIST_CHUNK = 1000
 PART_BYTES = 5 * 1024 * 1024
 """Of a large object: the least that S3 takes.  Two of them are in memory while it is written."""
+
+READ_BYTES = 256 * 1024
+"""Of an object that is read in parts: what one request asks for."""
 
 _COLOURS = re.compile(r"\x1b\[\d+m")
 _STORES_ANSWER = re.compile(
@@ -60,6 +63,9 @@ class ObjectStore(Protocol):
 
     def get(self, path: str) -> bytes | None:
         """An object's bytes, None when there is none."""
+
+    def open(self, path: str) -> BinaryIO | None:
+        """An object to be read in parts, from wherever; None when there is none."""
 
     def size(self, path: str) -> int | None:
         """An object's size in bytes, None when there is none."""
@@ -126,6 +132,16 @@ class Store:
             except FileNotFoundError:
                 return None
         return _named("get", path, get)
+
+    def open(self, path: str) -> BinaryIO | None:
+        """See `ObjectStore`."""
+        def begin() -> Any:
+            try:
+                return obstore.open_reader(self._store, path, buffer_size=READ_BYTES)
+            except FileNotFoundError:
+                return None
+        reader = _named("get", path, begin)
+        return None if reader is None else cast(BinaryIO, ReadObject(reader, path))
 
     def size(self, path: str) -> int | None:
         """See `ObjectStore`."""
@@ -242,6 +258,31 @@ class LargeObject:
     def finish(self) -> None:
         """Make it an object."""
         _named("put", self._path, self._writer.close)
+
+
+class ReadObject:
+    """An object that is read in parts, as a file."""
+
+    closed = False
+
+    def __init__(self, reader: Any, path: str) -> None:
+        self._reader, self._path = reader, path
+
+    def read(self, size: int = -1) -> bytes:
+        """Up to `size` bytes from where it stands, all of them without it."""
+        return _named("get", self._path, lambda: bytes(
+            self._reader.readall() if size < 0 else self._reader.read(size)))
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Stand elsewhere."""
+        return int(self._reader.seek(offset, whence))
+
+    def tell(self) -> int:
+        """Where it stands."""
+        return int(self._reader.tell())
+
+    def close(self) -> None:
+        """Nothing: there is no connection of its own."""
 
 
 def _fsync(path: Path) -> None:

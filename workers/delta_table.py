@@ -13,14 +13,11 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 import pyarrow as pa
-from deltalake import DeltaTable
-from deltalake import Schema as DeltaSchema
-from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from shared.clock import SystemClock
 from shared.errors import (
@@ -29,11 +26,12 @@ from shared.errors import (
 from shared.object_store import ObjectStore, brief
 from shared.records import DataFile
 from workers.log_entry import (
-    Commit, append_entry, commit_of, entry_path, first_entry, is_compaction, unknown_features,
+    Commit, append_entry, commit_of, entry_path, first_entry, is_compaction,
 )
 from workers.log_listing import HintUnreadable, newest_version, read_hint
+from workers.log_snapshot import read_snapshot
 from workers.parquet_file import STATISTICS
-from workers.schemas import PARTITION_COLUMN
+from workers.schemas import PARTITION_COLUMN, delta_schema
 
 CHECKPOINT_INTERVAL = 20
 """Versions after which a checkpoint of the log is due; the keeper writes it at its next turn."""
@@ -128,7 +126,7 @@ class DeltaStore:
         self._store, self._clock = store, SystemClock()
 
     def _snapshot(self, folder: str) -> DeltaSnapshot:
-        return DeltaSnapshot(self._lake_uri, folder, self._options, self._store, self._clock)
+        return DeltaSnapshot(self._store, folder, self._clock)
 
     def open(self, folder: str) -> DeltaSnapshot | None:
         """See `TableStore`."""
@@ -145,14 +143,14 @@ class DeltaStore:
     def make(self, folder: str, schema: pa.Schema) -> bool:
         """See `TableStore`."""
         entry = first_entry(
-            json.loads(DeltaSchema.from_arrow(schema).to_json()), _configuration(schema),
-            str(uuid.uuid4()), self._clock.unix_ms())
+            delta_schema(schema), _configuration(schema), str(uuid.uuid4()),
+            self._clock.unix_ms())
         return self._store.put_if_absent(entry_path(folder, 0), entry)
 
     def check(self, folder: str, table: DeltaSnapshot, schema: pa.Schema) -> None:
         """See `TableStore`; columns somebody added are let be when they may be null."""
-        wanted = _columns(json.loads(DeltaSchema.from_arrow(schema).to_json()))
-        found_fields, partition_columns = table.describe()
+        wanted = _columns(delta_schema(schema)["fields"])
+        found_fields, partition_columns = _columns(table.head.fields), table.head.partition_columns
         faults = [
             f"{name} is {json.dumps(found_fields[name][0]) if name in found_fields else 'missing'}"
             f", not {json.dumps(kind)}"
@@ -203,6 +201,10 @@ class DeltaStore:
 
     def checkpoint(self, folder: str) -> int:
         """See `TableStore`."""
+        # Seldom needed, and 20 MB: no process has it that does not come here.
+        from deltalake import DeltaTable
+        from deltalake.exceptions import DeltaError, TableNotFoundError
+
         uri = f"{self._lake_uri}/{folder}"
         try:
             table = DeltaTable(uri, storage_options=self._options)
@@ -241,49 +243,22 @@ def _commit(folder: str, entry: bytes, version: int) -> Commit:
 
 
 class DeltaSnapshot:
-    """`Table` that is read by deltalake, and moves on with its own commits without it."""
+    """`Table` that moves on with its own commits without reading."""
 
-    def __init__(
-        self, lake_uri: str, folder: str, options: dict[str, str], store: ObjectStore,
-        clock: SystemClock,
-    ) -> None:
-        self._uri, self._folder, self._options = f"{lake_uri}/{folder}", folder, options
-        self._store, self._clock = store, clock
+    def __init__(self, store: ObjectStore, folder: str, clock: SystemClock) -> None:
+        self._store, self._folder, self._clock = store, folder, clock
         self.refresh()
 
     def refresh(self) -> None:
         """See `Table`."""
-        table = self._open()
-        # Raises before anything has moved: a table we may not write to is not at a new version.
-        self._description = self._describe(table)
-        self._table: DeltaTable | None = table
-        self._version = int(table.version())
-        self._txns: dict[str, int | None] = {}
-        self._is_broken = False
-
-    def _open(self, version: int | None = None) -> DeltaTable:
-        try:
-            return DeltaTable(self._uri, version=version, storage_options=self._options)
-        except TableNotFoundError as error:
-            raise TableVanished(f"there is no table at {self._uri}") from error
-        except OSError as error:
-            raise StorageUnavailable("open table", self._uri, brief(error)) from error
-        except DeltaError as error:
-            raise TableUnavailable(f"table {self._uri} cannot be opened: {brief(error)}") from error
-
-    def _describe(self, table: DeltaTable) -> tuple[dict[str, tuple[Any, bool]], list[str]]:
-        protocol, metadata = table.protocol(), table.metadata()
-        schema = json.loads(table.schema().to_json())
-        unknown = unknown_features(protocol.min_writer_version, protocol.writer_features,
-                                   (*metadata.configuration, *_field_properties(schema)))
+        version, head = read_snapshot(self._store, self._folder)
+        unknown = head.unknown_features()
         if unknown:
-            raise TableUnavailable(f"table {self._uri} asks of its writers what this service "
+            # Before anything has moved: a table we may not write to is not at a new version.
+            raise TableUnavailable(f"table {self._folder} asks of its writers what this service "
                                    f"does not know: {', '.join(unknown)}")
-        return _columns(schema), list(metadata.partition_columns)
-
-    def describe(self) -> tuple[dict[str, tuple[Any, bool]], list[str]]:
-        """Name -> (type, nullable) of the columns, and the partition columns."""
-        return self._description
+        self._version, self.head = version, head
+        self._txns: dict[str, int] = {}
 
     @property
     def version(self) -> int:
@@ -291,22 +266,8 @@ class DeltaSnapshot:
         return self._version
 
     def txn_version(self, app_id: str) -> int | None:
-        """See `Table`; read from the log once per app id and snapshot."""
-        if self._is_broken:
-            self.refresh()
-        if app_id not in self._txns:
-            try:
-                if self._table is None:
-                    self._table = self._open(self._version)
-                self._txns[app_id] = self._table.transaction_version(app_id)
-            except OSError as error:
-                raise StorageUnavailable("read positions", self._uri, brief(error)) from error
-            except DeltaError as error:
-                # Files of this snapshot's log may be gone for good: the next look opens it anew.
-                self._is_broken = True
-                raise TableUnavailable(
-                    f"positions of {self._uri} cannot be read: {brief(error)}") from error
-        return self._txns[app_id]
+        """See `Table`."""
+        return self._txns.get(app_id, self.head.position(app_id))
 
     def commit(
         self, files: Sequence[DataFile], txns: Mapping[str, int], facts: Mapping[str, Any]
@@ -316,15 +277,13 @@ class DeltaSnapshot:
         entry = append_entry(files, txns, facts, self._clock.unix_ms())
         for target in range(self._version + 1, self._version + 2 + COMPACTIONS_MAX):
             if self._store.put_if_absent(entry_path(self._folder, target), entry):
-                # What the handle holds of the table's log is not needed again, and may be much.
-                self._table = None
                 self._version = target
                 self._txns.update(txns)
                 return
             taken = self._store.get(entry_path(self._folder, target))
             if taken is None or not is_compaction(taken):
                 break
-        raise CommitConflict(f"table {self._uri} version {target} is taken")
+        raise CommitConflict(f"table {self._folder} version {target} is taken")
 
     def _check_newest_is_there(self) -> None:
         """Without the entry before it, ours would be that of a table that is gone."""
@@ -333,17 +292,13 @@ class DeltaSnapshot:
             return
         self.refresh()
         if self._version != before:
-            raise CommitConflict(f"table {self._uri}: version {before} is gone, the newest is "
+            raise CommitConflict(f"table {self._folder}: version {before} is gone, the newest is "
                                  f"{self._version}")
 
 
-def _columns(schema: Mapping[str, Any]) -> dict[str, tuple[Any, bool]]:
-    return {field["name"]: (_type(field["type"]), field["nullable"]) for field in schema["fields"]}
-
-
-def _field_properties(schema: Mapping[str, Any]) -> Iterator[str]:
-    for field in schema["fields"]:
-        yield from field["metadata"]
+def _columns(fields: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, bool]]:
+    """Name -> (type, nullable)."""
+    return {field["name"]: (_type(field["type"]), field["nullable"]) for field in fields}
 
 
 def _type(kind: Any) -> Any:

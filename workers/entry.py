@@ -19,8 +19,7 @@ from shared.exit_codes import WorkerExit
 from workers.assignment import Assignment
 
 LIBRARIES = [
-    "confluent_kafka.admin", "deltalake.transaction", "msgspec", "obstore.store",
-    "pyarrow.compute", "pyarrow.parquet"]
+    "confluent_kafka.admin", "msgspec", "obstore.store", "pyarrow.compute", "pyarrow.parquet"]
 PRELOAD = [*LIBRARIES, "workers.preload"]
 """What the forkserver imports once, so that all workers share its pages.  First the libraries, so
 that our own modules lie together behind them."""

@@ -39,6 +39,11 @@ def newest_version(store: ObjectStore, folder: str, checkpoint: int) -> int:
 
     checkpoint: the last one's version, -1 for none; entries below it need no listing.
     """
-    start = entry_path(folder, checkpoint - 1) if checkpoint > 0 else ""
-    versions = map(entry_version, store.list_after(log_folder(folder), start))
+    paths = store.list_after(log_folder(folder), listing_start(folder, checkpoint))
+    versions = map(entry_version, paths)
     return max((version for version in versions if version is not None), default=-1)
+
+
+def listing_start(folder: str, checkpoint: int) -> str:
+    """Behind which path to list: the checkpoint's files and all later entries come behind it."""
+    return entry_path(folder, checkpoint - 1) if checkpoint > 0 else ""

@@ -7,6 +7,8 @@ not of its Parquet files.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 
 PARTITION_COLUMN = "_ingestion_date"
@@ -44,3 +46,27 @@ def table_schema(file_schema: pa.Schema) -> pa.Schema:
     """A table's columns: its files' with the partition column behind `_ingested_at`."""
     behind = file_schema.get_field_index("_ingested_at") + 1
     return file_schema.insert(behind, pa.field(PARTITION_COLUMN, pa.date32()))
+
+
+_DELTA_TYPES = {
+    pa.binary(): "binary", pa.string(): "string", pa.bool_(): "boolean", pa.int32(): "integer",
+    pa.int64(): "long", pa.float64(): "double", pa.date32(): "date", TIMESTAMP: "timestamp"}
+
+
+def delta_schema(schema: pa.Schema) -> dict[str, Any]:
+    """The schema as Delta's log has it.  Raises KeyError for a type that no table here has."""
+    return {"type": "struct", "fields": [_delta_field(field) for field in schema]}
+
+
+def _delta_field(field: pa.Field) -> dict[str, Any]:
+    return {"name": field.name, "type": _delta_type(field.type), "nullable": field.nullable,
+            "metadata": {}}
+
+
+def _delta_type(kind: pa.DataType) -> Any:
+    if pa.types.is_list(kind):
+        return {"type": "array", "elementType": _delta_type(kind.value_type),
+                "containsNull": kind.value_field.nullable}
+    if pa.types.is_struct(kind):
+        return {"type": "struct", "fields": [_delta_field(field) for field in kind]}
+    return _DELTA_TYPES[kind]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+from typing import BinaryIO
+
 from shared.errors import StorageUnavailable
 from tests.fakes.faults import Faults
 
@@ -35,6 +38,12 @@ class MemoryStore:
         """See `ObjectStore`."""
         with self.faults.around("get", path):
             return self.objects.get(path)
+
+    def open(self, path: str) -> BinaryIO | None:
+        """See `ObjectStore`."""
+        with self.faults.around("get", path):
+            found = self.objects.get(path)
+            return None if found is None else io.BytesIO(found)
 
     def size(self, path: str) -> int | None:
         """See `ObjectStore`."""

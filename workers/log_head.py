@@ -1,0 +1,83 @@
+"""Pure: what a table's log says beside its files: protocol, metadata, and positions.
+
+They say it in the same form in every version of the Delta protocol, so the table of a newer one is
+told by name instead of not being understood.
+https://github.com/delta-io/delta/blob/master/PROTOCOL.md#actions has their form.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from workers.log_entry import unknown_features
+
+KINDS = ("protocol", "metaData", "txn")
+"""The actions that count here, as entries and checkpoints name them."""
+
+_KEYS = tuple(f'"{kind}"'.encode() for kind in KINDS)
+
+
+class LogHead:
+    """Built up by actions in the order of the log.
+
+    protocol, metadata: the last action of that kind, None before one came.  fields: the table's
+    columns in Delta's form.  txns: the last action of each app id.
+    """
+
+    def __init__(self) -> None:
+        self.protocol: Mapping[str, Any] | None = None
+        self.metadata: Mapping[str, Any] | None = None
+        self.fields: list[dict[str, Any]] = []
+        self.txns: dict[str, Mapping[str, Any]] = {}
+
+    def apply_entry(self, entry: bytes) -> None:
+        """Take in the next entry.  Raises ValueError, KeyError, TypeError or AttributeError for
+        damage."""
+        for line in entry.splitlines():
+            if any(key in line for key in _KEYS):
+                for kind, action in json.loads(line).items():
+                    self.apply(kind, action)
+
+    def apply(self, kind: str, action: Mapping[str, Any]) -> None:
+        """Take in one action; other kinds than KINDS change nothing.  Raises as above."""
+        if kind == "protocol":
+            self.protocol = {**action, "minWriterVersion": int(action["minWriterVersion"])}
+        elif kind == "metaData":
+            self.metadata, self.fields = action, json.loads(action["schemaString"])["fields"]
+        elif kind == "txn":
+            self.txns[str(action["appId"])] = {**action, "version": int(action["version"])}
+
+    def position(self, app_id: str) -> int | None:
+        """The version stored under `app_id`."""
+        found = self.txns.get(app_id)
+        return None if found is None else found["version"]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the log has a beginning."""
+        return self.protocol is not None and self.metadata is not None
+
+    @property
+    def configuration(self) -> dict[str, str]:
+        """The table's properties."""
+        found = dict((self.metadata or {}).get("configuration") or {})
+        return {str(name): str(value) for name, value in found.items()}
+
+    @property
+    def partition_columns(self) -> list[str]:
+        """Names of the columns that the table is partitioned by, in order."""
+        return [str(name) for name in (self.metadata or {}).get("partitionColumns") or ()]
+
+    def unknown_features(self) -> list[str]:
+        """What the table asks of its writers that is not done here."""
+        protocol = self.protocol or {}
+        return unknown_features(
+            protocol.get("minWriterVersion", 0), protocol.get("writerFeatures"),
+            (*self.configuration, *_properties(self.fields)))
+
+
+def _properties(fields: list[dict[str, Any]]) -> Iterator[str]:
+    for field in fields:
+        yield from field.get("metadata") or ()
