@@ -50,10 +50,6 @@ def prepare() -> Nursery:
     from supervisor.process_environment import settle
 
     settle(os.environ)
-    from supervisor.nursery import PRELOAD
-    import importlib
-    for name in PRELOAD:
-        importlib.import_module(name)
     return Nursery.fork()
 
 
