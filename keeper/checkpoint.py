@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from workers.log_head import KINDS, LogHead
 from workers.schemas import PARTITION_COLUMN
 
 _TEXTS = pa.map_(pa.string(), pa.string())
@@ -75,13 +76,11 @@ class TableState:
         self._adds: dict[str, Mapping[str, Any]] = {}
         self._replaced: set[str] = set()
         self._removes: dict[str, Mapping[str, Any]] = {}
-        self._txns: dict[str, Mapping[str, Any]] = {}
-        self._metadata: Mapping[str, Any] | None = None
-        self._protocol: Mapping[str, Any] | None = None
-        for name in ("protocol", "metaData", "txn"):
+        self._head = LogHead()
+        for name in KINDS:
             for column in self._old_columns(name):
-                for action in column.to_pylist():
-                    self._apply(name, _as_object(action))
+                for action in column.to_pylist(maps_as_pydicts="strict"):
+                    self._apply(name, action)
 
     def _old_columns(self, name: str) -> Iterator[pa.StructArray]:
         """The actions of one kind in the old checkpoint, some at a time."""
@@ -107,13 +106,11 @@ class TableState:
             self._adds.pop(path, None)
             self._replaced.add(path)
             self._removes[path] = action
-        elif name == "txn":
-            self._txns[str(action["appId"])] = action
-        elif name == "metaData":
-            self._metadata = action
-        elif name == "protocol":
-            self._protocol = action
-            if action["minReaderVersion"] > READER_MAX or action["minWriterVersion"] > WRITER_MAX:
+        elif name in KINDS:
+            self._head.apply(name, action)
+            if name == "protocol" and (
+                    action["minReaderVersion"] > READER_MAX
+                    or action["minWriterVersion"] > WRITER_MAX):
                 raise NotOurs(f"protocol {dict(action)}")
         else:
             raise NotOurs(f"action {name}")
@@ -130,14 +127,12 @@ class TableState:
     @property
     def configuration(self) -> Mapping[str, str]:
         """The table's properties."""
-        found = dict((self._metadata or {}).get("configuration") or {})
-        return {str(name): str(value) for name, value in found.items()}
+        return self._head.configuration
 
     @property
     def columns(self) -> list[str]:
         """Names of the table's columns."""
-        fields = json.loads((self._metadata or {}).get("schemaString") or "{}").get("fields", ())
-        return [str(field["name"]) for field in fields]
+        return [str(field["name"]) for field in self._head.fields]
 
     def checkpoint(self, removed_since_ms: int) -> Iterator[pa.Table]:
         """The rows of the new checkpoint, some at a time.
@@ -145,11 +140,12 @@ class TableState:
         removed_since_ms: files that were removed before are not told of any more.  Raises
         `NotOurs` where the log has no beginning.
         """
-        if self._metadata is None or self._protocol is None:
+        protocol, metadata = self._head.protocol, self._head.metadata
+        if protocol is None or metadata is None:
             raise NotOurs("no metadata or no protocol in the log")
-        yield _rows("protocol", PROTOCOL, [self._protocol])
-        yield _rows("metaData", METADATA, [self._metadata])
-        yield _rows("txn", TXN, list(self._txns.values()))
+        yield _rows("protocol", PROTOCOL, [protocol])
+        yield _rows("metaData", METADATA, [metadata])
+        yield _rows("txn", TXN, list(self._head.txns.values()))
         for column in self._remaining("remove", REMOVE):
             since = pc.greater(pc.fill_null(column.field("deletionTimestamp"), 0), removed_since_ms)
             yield _columns("remove", column.filter(since))
@@ -222,12 +218,6 @@ def _removed_ms(remove: Mapping[str, Any]) -> int:
 
 def _names(kind: pa.StructType) -> list[str]:
     return [field.name for field in kind]
-
-
-def _as_object(action: Mapping[str, Any]) -> Mapping[str, Any]:
-    """An action of a checkpoint as an entry has it: maps are lists of pairs there."""
-    return {key: dict(value) if key in ("configuration", "partitionValues") and value else value
-            for key, value in action.items()}
 
 
 def _fit(found: pa.StructArray, kind: pa.StructType) -> pa.StructArray:

@@ -20,11 +20,11 @@ SETTINGS = {
     "MALLOC_TRIM_THRESHOLD_": "1048576",
     # Arrow on the same malloc, so that it shares what is free.
     "ARROW_DEFAULT_MEMORY_POOL": "system",
-    # delta-rs carries its own jemalloc, which reads this name only.
+    # The Delta library, where the keeper needs it, carries its own jemalloc: its name for this.
     "_RJEM_MALLOC_CONF": "narenas:1,background_thread:false,dirty_decay_ms:0,muzzy_decay_ms:0",
     # The jemalloc in Arrow, unused, would start a thread in the forkserver all the same.
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
-    # One thread for delta-rs and obstore each; eight workers share two cores anyway.
+    # One thread for requests to the store; eight workers share two cores anyway.
     "TOKIO_WORKER_THREADS": "1",
     "OMP_NUM_THREADS": "1",
 }

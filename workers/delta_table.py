@@ -1,12 +1,13 @@
-"""A Delta table as this service uses it: the only place that imports deltalake.
+"""A Delta table as this service uses it.
 
 A handle is a snapshot.  `txn_version` and `commit` speak of the same snapshot: a commit that finds
 the table moved on is refused, so what was read before it still holds when it lands.  Only over the
 keeper's compactions it steps: they change neither rows nor positions.  After any error the handle
 must be refreshed and read again, for every error of a commit can mean that it took effect.
 
-The library opens tables.  A commit is one object, the next entry of the log, put where there is
-none; decision 0016 says why it is ours.  Checkpoints are the keeper's.
+Its log is read and written here, without a library: a commit is one object, the next entry, put
+where there is none (decisions 0016, 0022).  Checkpoints are the keeper's; deltalake, imported
+nowhere else in workers and keeper, writes those of tables with features that only it knows.
 """
 
 from __future__ import annotations
@@ -116,11 +117,12 @@ class TableStore(Protocol):
 
 
 class DeltaStore:
-    """`TableStore` on deltalake and the store of the same lake."""
+    """`TableStore` on the lake's object store."""
 
     def __init__(
         self, lake_uri: str, storage_options: Mapping[str, str], store: ObjectStore
     ) -> None:
+        """store: of the same lake; URI and options are for the library."""
         self._lake_uri = lake_uri
         self._options = dict(storage_options)
         self._store, self._clock = store, SystemClock()

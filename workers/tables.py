@@ -239,15 +239,7 @@ class TopicTables:
         return position_app_id(self._topic, partition)
 
     def positions(self, partitions: Iterable[int]) -> dict[int, int | None]:
-        """Partition -> next_offset as the bronze table's snapshot holds it.
-
-        The dead letter table's are read along, though nobody asks for them before a commit: then
-        the library's code would come back into memory, at a moment when it is short.
-        """
-        partitions = tuple(partitions)
-        if self._dlq is not None:
-            for partition in partitions:
-                self._dlq.txn_version(self._app_id(partition))
+        """Partition -> next_offset as the bronze table's snapshot holds it."""
         return {partition: self.bronze.txn_version(self._app_id(partition))
                 for partition in partitions}
 

@@ -53,9 +53,8 @@ POLL_S = 0.1
 IDLE_POLL_S, IDLE_AFTER_S = 0.25, 2.0
 """The same when nothing came for a while: a service without messages should cost nothing."""
 SHORT_TURN_S = 0.01
-"""How long a turn lasts that may not read: between a vote and the end of the flush (commits bring
-30 MB of library code back, and the batches' memory is free for it meanwhile), or with too little
-memory for the next batch."""
+"""How long a turn lasts that may not read: between a vote and the end of the flush (with everybody
+reading on, the tables come twice as far apart), or with too little memory for the next batch."""
 FLUSH_WAIT_S = 2.0
 """A flush that takes longer is held up, and reading goes on."""
 BUDGET_PATIENCE_S = 5.0
@@ -199,7 +198,8 @@ class Worker:
         except Fenced as error:
             self._reporter.error(error)
             return WorkerExit.FENCED
-        self._say_goodbye()
+        self._tell_offsets(wait=True)
+        self._p.source.close()
         return exit_code
 
     def may_be_recycled(self) -> bool:
@@ -679,14 +679,6 @@ class Worker:
             self._p.source.commit(news, wait=wait)
             self._offsets_told.update(news)
         self._offsets_at = self._clock.monotonic() + OFFSETS_RETRY_S
-
-    def _say_goodbye(self) -> None:
-        """Bring the group's offsets up to date and close; a table that is away changes nothing."""
-        try:
-            self._tell_offsets(wait=True)
-        except RecoverableError as error:
-            self._reporter.offsets_refused(str(error))
-        self._p.source.close()
 
     def _publish(self) -> None:
         slot, now = self._slot, self._clock.monotonic()

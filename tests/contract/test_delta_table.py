@@ -193,6 +193,17 @@ def test_a_position_that_was_never_asked_for_is_that_of_the_snapshot(
     assert mine.txn_version("bronze/orders/1") == 1
 
 
+def test_positions_are_answered_from_the_snapshot_alone(
+    folder_lake: TableStore, tmp_path: Path
+) -> None:
+    """A commit is all puts and looks, and a store that is away does not make one forget."""
+    table = folder_lake.create(FOLDER, SCHEMA)
+    table.commit((), {"bronze/orders/0": 4, "bronze/orders/1": 5}, {})
+    table.refresh()
+    shutil.rmtree(tmp_path / FOLDER)
+    assert [table.txn_version(f"bronze/orders/{number}") for number in range(3)] == [4, 5, None]
+
+
 def test_commits_tell_which_record_they_brought_in_newest_first(lake: TableStore) -> None:
     """Down to the first one of an older record; what others commit names none."""
     table = lake.create(FOLDER, SCHEMA)

@@ -48,6 +48,22 @@ def test_store_answers_none_for_what_is_not_there(store: ObjectStore) -> None:
     assert store.list_after("nothing/") == []
 
 
+def test_store_reads_an_object_in_parts(store: ObjectStore) -> None:
+    """From wherever, in any order, also what is larger than one request asks for."""
+    content = bytes(range(256)) * 4096
+    store.put("large", content)
+    source = store.open("large")
+    assert source is not None
+    assert source.seek(-8, os.SEEK_END) == len(content) - 8
+    assert source.read(100) == content[-8:]
+    assert source.seek(1000) == source.tell() == 1000
+    assert source.read(300_000) == content[1000:301_000]
+    assert source.tell() == 301_000
+    assert source.read() == content[301_000:]
+    assert source.read(5) == b""
+    assert store.open("nothing") is None
+
+
 def test_store_lists_in_order_and_behind_a_path(store: ObjectStore) -> None:
     """The log is read by listing behind the last known record."""
     for number in (2, 10, 1):

@@ -146,8 +146,7 @@ class MemoryTable:
 
     def txn_version(self, app_id: str) -> int | None:
         """See `Table`."""
-        with self._tables.faults.around("read positions", self._folder):
-            return self._tables.states[self._folder].txns(self._version).get(app_id)
+        return self._tables.states[self._folder].txns(self._version).get(app_id)
 
     def commit(
         self, files: Sequence[DataFile], txns: Mapping[str, int], facts: Mapping[str, Any]

@@ -18,6 +18,7 @@ RECORD_LOG = "tests/unit/test_record_log.py"
 LOAN = "tests/unit/test_loan.py"
 CLIENT = "tests/unit/test_kafka_client.py"
 LEDGER = "tests/unit/test_ledger.py"
+SNAPSHOT = "tests/contract/test_log_snapshot.py"
 TABLE_FILES = "tests/contract/test_table_files.py"
 KEEPER = "tests/unit/test_keeper.py"
 
@@ -64,6 +65,26 @@ MUTANTS = (
         "            if self._store.put_if_absent(entry_path(self._folder, target), entry):\n",
         "            if not self._store.put(entry_path(self._folder, target), entry):\n",
         ("tests/contract/test_delta_table.py -k folder",)),
+    Mutant(
+        "positions that only a checkpoint has are not seen", "workers/log_snapshot.py",
+        "        for kind in KINDS:\n", "        for kind in KINDS[:2]:\n", (SNAPSHOT,)),
+    Mutant(
+        "a checkpoint counts of which a part is missing", "workers/log_snapshot.py",
+        "if len(files) == key[1]}", "if files}", (SNAPSHOT,)),
+    Mutant(
+        "a hole in a table's log is passed over", "workers/log_snapshot.py",
+        " if version not in listed.entries]", " if False]", (SNAPSHOT,)),
+    Mutant(
+        "a hint is believed whose checkpoint is gone", "workers/log_snapshot.py",
+        "    if hint is not None and found.checkpoint < hint[\"version\"]:\n", "    if False:\n",
+        (SNAPSHOT,)),
+    Mutant(
+        "a row group with a single position is passed over", "workers/log_snapshot.py",
+        "found.null_count < rows\n", "found.null_count == 0\n", (SNAPSHOT,)),
+    Mutant(
+        "entries read at once are taken in out of order", "workers/log_snapshot.py",
+        "zip(some, found, strict=True)", "zip(some, reversed(list(found)), strict=True)",
+        (SNAPSHOT,)),
     Mutant(
         "a commit goes into the log of a table that is gone", "workers/delta_table.py",
         "        self._check_newest_is_there()\n", "",

@@ -49,7 +49,6 @@ ALL_MODES = tuple(Mode)
 WITH_ERROR = frozenset({Mode.ERROR_AFTER, Mode.TIMEOUT, Mode.LATE})
 WAIT_S = {Mode.SLOW: 2.0, Mode.TIMEOUT: 3.0, Mode.LATE: 9.0, Mode.LAND_LATE: 5.0, Mode.FREEZE: 12.0}
 """How long the others go on meanwhile; the cycle's deadline in a world is 6 seconds."""
-READING = "read positions"
 WATCHED = frozenset({"put", "commit", "create table", "delete"})
 
 
@@ -113,30 +112,19 @@ class Hub:
     """Numbers the requests of a world and breaks those the plan names."""
 
     def __init__(
-        self, world: Surroundings, plan: dict[int, Mode], *, reads: bool, tracing: bool
+        self, world: Surroundings, plan: dict[int, Mode], *, tracing: bool
     ) -> None:
-        self.world, self.plan, self.reads, self.tracing = world, dict(plan), reads, tracing
+        self.world, self.plan, self.tracing = world, dict(plan), tracing
         self.count = 0
         self.actor: Actor | None = None
         self.fired: Counter[tuple[str, Mode]] = Counter()
         self.outages: list[Outage] = []
         self.trace: list[str] = []
-        self._read: set[tuple[str, str]] = set()
 
     def say(self, text: str) -> None:
         """Note a step of the world in the trace."""
         if self.tracing:
             self.trace.append(f"{self.world.now():9.2f}        {text}")
-
-    def _is_free(self, operation: str, place: tuple[str, str]) -> bool:
-        """A snapshot keeps what was read of it, so only the first reading is a request."""
-        if operation != READING:
-            self._read.discard(place)
-            return False
-        if not self.reads or place in self._read:
-            return True
-        self._read.add(place)
-        return False
 
     def enter(self, gate: Gate, operation: str, path: str) -> Passage | Free:
         """Number a request."""
@@ -145,8 +133,6 @@ class Hub:
             return FREE
         if actor.dead:
             raise Crash
-        if gate.kind == "table" and self._is_free(operation, (actor.name, path)):
-            return FREE
         self.count += 1
         mode = self.plan.pop(self.count, None) if self.plan else None
         if mode is Mode.CONFLICT_AFTER and (gate.kind, operation) != ("table", "commit"):

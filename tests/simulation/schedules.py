@@ -14,12 +14,12 @@ from tests.simulation.messages import KINDS
 from tests.simulation.world import Event, Schedule, World
 
 SMALL = Schedule(
-    partitions=(1, 1), turns=11, reads=True,
+    partitions=(1, 1), turns=11,
     events=(Event(0, "produce", ("t0", "vj")), Event(0, "produce", ("t1", "vc")),
             Event(7, "produce", ("t0", "v")), Event(7, "produce", ("t1", "vu"))))
 """Two topics, a malformed message in each, a control record, a start and two cycles."""
 TWO = Schedule(
-    partitions=(2,), turns=14, reads=True,
+    partitions=(2,), turns=14,
     events=(Event(0, "start", ("1",)), Event(0, "produce", ("t0", "vjv")),
             Event(7, "produce", ("t0", "vuv"))))
 """Two instances on one topic, started together: one log, one group, a partition each."""
@@ -83,7 +83,7 @@ def of_seed(seed: int) -> Schedule:
     return Schedule(
         seed=seed, partitions=partitions, turns=turns, events=tuple(events),
         faults=tuple((number, drawn.choice(ANYWHERE)) for number in sorted(numbers)),
-        shuffled=drawn.random() < 0.7, reads=drawn.random() < 0.2, batch=drawn.choice((2, 2, 5)),
+        shuffled=drawn.random() < 0.7, batch=drawn.choice((2, 2, 5)),
         dlq_enabled=drawn.random() < 0.85, tight=tight, reads_on=seed % 2 == 0,
         gap_policy=GapPolicy.CONTINUE,
         records_kept=3 if trims else RECORDS_KEPT_MIN, trim_interval_s=3.0 if trims else 600.0,

@@ -64,9 +64,8 @@ class Schedule:
     """Everything that decides a run.
 
     partitions: of each topic.  turns: rounds before everything heals.  shuffled: the seed also
-    draws the order in which processes turn.  reads: positions read count as requests.  tight: there
-    is next to no memory to borrow.  reads_on: workers read while a flush goes on, as they do when it
-    is held up.
+    draws the order in which processes turn.  tight: there is next to no memory to borrow.
+    reads_on: workers read while a flush goes on, as they do when it is held up.
     """
 
     seed: int = 0
@@ -75,7 +74,6 @@ class Schedule:
     faults: tuple[tuple[int, Mode], ...] = ()
     events: tuple[Event, ...] = ()
     shuffled: bool = False
-    reads: bool = False
     batch: int = 3
     dlq_enabled: bool = True
     tight: bool = False
@@ -111,7 +109,7 @@ class World:
         self.random = random.Random(schedule.seed)
         self.clock = FakeClock()
         self.store, self.tables = MemoryStore(), MemoryTables()
-        self.hub = Hub(self, dict(schedule.faults), reads=schedule.reads, tracing=tracing)
+        self.hub = Hub(self, dict(schedule.faults), tracing=tracing)
         self.store.faults = Gate(self.hub, "store", refused)
         self.tables.faults = Gate(self.hub, "table", refused, _conflict)
         self.kafka_gate = Gate(self.hub, "kafka", KafkaUnavailable)

@@ -50,6 +50,7 @@ PURE = (
     "shared/errors.py", "shared/exit_codes.py", "workers/decoder.py", "workers/ranges.py",
     "workers/batch.py", "workers/schemas.py", "shared/memory.py", "workers/loan.py",
     "workers/appetite.py", "workers/read_through.py", "workers/log_entry.py",
+    "workers/log_head.py",
     "keeper/ledger_rows.py", "keeper/ledger_schema.py", "keeper/checkpoint.py",
     "supervisor/respawn.py", "healthcheck/verdict.py",
     "healthcheck/history.py", "healthcheck/status.py", "healthcheck/figures.py",

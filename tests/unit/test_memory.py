@@ -31,8 +31,8 @@ def plans(draw: st.DrawFn) -> tuple[int, MemoryPlan]:
 def test_eight_topics_in_the_default_limit_get_the_best_sizes() -> None:
     """Those that everything was measured with."""
     found = plan(256, 8)
-    assert (found.row_group_bytes, found.upload_bytes) == (256 * KIB, MIB)
-    assert (found.kafka_queue_kilobytes, found.consume_batch_messages) == (512, 500)
+    assert (found.row_group_bytes, found.upload_bytes) == (512 * KIB, MIB)
+    assert (found.kafka_queue_kilobytes, found.consume_batch_messages) == (512, 1000)
     assert found.worker_share_bytes == 27 * MB
 
 

@@ -65,20 +65,6 @@ def lake() -> Lake:
     return Lake()
 
 
-def test_a_commit_asks_no_table_for_positions_that_were_asked_for_before(lake: Lake) -> None:
-    """Both tables' are read with where reading begins; a commit is then all puts and looks."""
-    tables = lake.make()
-    tables.ensure()
-    asked: list[tuple[str, int]] = []
-    for name in (BRONZE, DLQ):
-        table = getattr(tables, "_bronze" if name == BRONZE else "_dlq")
-        real = table.txn_version
-        table.txn_version = lambda app_id, name=name, real=real: (
-            asked.append((name, int(app_id.rsplit("/", 1)[1]))), real(app_id))[1]
-    tables.positions((0, 1))
-    assert set(asked) == {(BRONZE, 0), (BRONZE, 1), (DLQ, 0), (DLQ, 1)}
-
-
 BOTH = {BRONZE: "b", DLQ: "d"}
 DEAD = Range(0, 10, 20, rows=9, dead_letters=1)
 

@@ -343,7 +343,7 @@ def test_a_failed_upload_does_not_cost_what_is_already_prepared(rig: WorkerRig) 
 def test_nothing_is_read_between_a_vote_and_the_end_of_a_flush_that_goes_well(
     tmp_path: Path
 ) -> None:
-    """Commits bring library code back to memory; what a batch takes is free for it meanwhile."""
+    """All tables shall become visible together, and who reads takes the processor from them."""
     rig = WorkerRig(tmp_path)
     rig.topic.add(0, *values(3))
     rig.start()
@@ -477,7 +477,7 @@ def test_a_store_that_is_away_for_long_is_no_reason_to_end(rig: WorkerRig) -> No
     faults = [rig.store.faults.order(op, times=FOREVER)
               for op in ("put", "get", "head", "list", "send")]
     faults += [rig.twins.faults.order(op, times=FOREVER)
-               for op in ("commit", "refresh", "read positions", "open table")]
+               for op in ("commit", "refresh", "open table")]
     for _ in range(20):
         assert rig.flush() is Vote.FAILED
         rig.abort()
@@ -1326,18 +1326,6 @@ def test_worker_stops_when_told_and_leaves_the_group_quietly(rig: WorkerRig) -> 
     assert rig.topic.group_offsets == {0: 3}
 
 
-def test_worker_stops_cleanly_though_the_table_is_away(rig: WorkerRig) -> None:
-    """Its last word to Kafka is best effort."""
-    rig.topic.add(0, *values(3))
-    rig.start()
-    rig.cycle()
-    rig.worker._p.tables.refresh()
-    rig.twins.faults.order("read positions", times=FOREVER)
-    rig.block.set_phase(rig.cycle_id, Phase.HALTED)
-    assert rig.worker.run() is WorkerExit.STOPPED_CLEANLY
-    assert rig.source.closed
-
-
 def test_an_error_in_any_script_is_readable_json_within_its_bounds(rig: WorkerRig) -> None:
     """/health shows it; a cut in the middle of an escape would hide it."""
     rig.worker._p.reporter.error(StorageUnavailable("put", "x", "\U0001f600ä\"\\" * 5_000))
@@ -1350,7 +1338,7 @@ def test_an_error_in_any_script_is_readable_json_within_its_bounds(rig: WorkerRi
 
 
 FAULTS = [("store", "send"), ("store", "list"), ("store", "get"), ("store", "head"),
-          ("tables", "commit"), ("tables", "refresh"), ("tables", "read positions"),
+          ("tables", "commit"), ("tables", "refresh"),
           ("source", "poll"), ("source", "rewind"), ("source", "topic_id"), ("source", "commit")]
 
 
