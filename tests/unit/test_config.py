@@ -435,8 +435,8 @@ def test_defaults_are_those_promised() -> None:
     assert config.lineage.url is None and config.lineage.api_key is None
     limits = config.limits
     assert limits.memory_limit_mb == 256
-    assert (limits.consume_batch_messages, limits.kafka_queue_kilobytes) == (500, 512)
-    assert (limits.row_group_bytes, limits.upload_bytes) == (1 << 18, 1 << 20)
+    assert (limits.consume_batch_messages, limits.kafka_queue_kilobytes) == (1000, 512)
+    assert (limits.row_group_bytes, limits.upload_bytes) == (1 << 19, 1 << 20)
     assert (limits.cycle_bytes_max, limits.carry_over_files_max) == (128 << 20, 128)
     assert limits.carry_over_bytes_max == 512 << 20
 
