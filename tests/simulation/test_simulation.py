@@ -39,7 +39,7 @@ def run(
 @pytest.mark.fault(*ROWS)
 def test_every_single_fault_heals(evidence: Evidence, capsys: pytest.CaptureFixture[str]) -> None:
     """Every mode at every request of a start and two cycles."""
-    tally = run(singles(SMALL), 900, evidence, capsys)
+    tally = run(singles(SMALL), 850, evidence, capsys)
     assert {mode for _, mode in tally.fired} == set(ALL_MODES)
 
 
