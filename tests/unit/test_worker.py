@@ -737,16 +737,23 @@ def test_on_revoke_everything_undecided_is_dropped_and_kept_partitions_rewind(
     rig.check()
 
 
+@pytest.mark.parametrize("held_up", [True, False])
 @pytest.mark.parametrize("decided", [True, False])
 def test_a_vote_that_is_out_when_a_partition_goes_is_left_to_the_record(
-    tmp_path: Path, decided: bool
+    tmp_path: Path, decided: bool, held_up: bool
 ) -> None:
-    """Decided it is committed, by whoever comes first; undecided it is dropped."""
+    """Decided it is committed, by whoever comes first; undecided it is dropped.
+
+    Only in a flush that is held up does the worker learn of it while the vote is out.
+    """
     rig = two_partitions(tmp_path)
     rig.flush()
     rig.block.set_phase(rig.cycle_id, Phase.DECIDING)
+    if held_up:
+        rig.clock.advance(FLUSH_WAIT_S)
     rig.source.revoke(1)
     rig.turn(3)
+    assert (1 not in rig.source.assigned) is held_up
     if decided:
         rig.decide()
         rig.consume()
