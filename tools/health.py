@@ -65,10 +65,16 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class TopicHealth:
-    """A topic as /health tells it; moments are Unix seconds, None where there was none."""
+    """A topic as /health tells it; moments are Unix seconds, None where there was none.
+
+    time_to_loss_s: until Kafka may delete a message that is in no table; None where that is not
+    known, or never, which `retention` tells apart.
+    """
 
     state: str
     lag: int | None
+    retention: str
+    time_to_loss_s: float | None
     rows: int
     dead_letters: int
     restarts: int
@@ -159,6 +165,9 @@ def _topic(topic: _Object) -> TopicHealth:
     return TopicHealth(
         state=topic.text("state"),
         lag=None if topic.value("lag") is None else topic.count("lag"),
+        retention=topic.text("retention"),
+        time_to_loss_s=(None if topic.value("time_to_loss_seconds") is None
+                        else topic.number("time_to_loss_seconds")),
         rows=topic.count("rows"),
         dead_letters=topic.count("dead_letters"),
         restarts=topic.count("restarts"),

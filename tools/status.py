@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from shared.exit_codes import ExitCode
+from shared.layout import Retention
 from shared.text import cut, printable
 from shared.version import SERVICE_VERSION
 from tools.findings import Failure
@@ -18,26 +19,29 @@ NO_ANSWER_STATUS = "no_answer"
 """Beside the words of /health itself."""
 COLOURS = {"healthy": "32", "starting": "33", "stopping": "33", "unhealthy": "31",
            NO_ANSWER_STATUS: "31"}
-HEADINGS = ("topic", "state", "lag", "rows", "rows/s", "dead letters", "last commit", "restarts",
-            "paused", "last error")
+HEADINGS = ("topic", "state", "lag", "time to loss", "rows", "rows/s", "dead letters",
+            "last commit", "restarts", "paused", "last error")
 NUMBERS = ("lag", "rows", "rows/s", "dead letters", "restarts")
 """The columns that end at their right, headings too."""
 CELL_CHARS_MAX = 60
 """What is longer ends in an ellipsis; JSON has it whole."""
 NOTHING = "-"
+FOREVER = Retention.FOREVER.name.lower()
 
 
 @dataclass(frozen=True, slots=True)
 class TopicView:
     """A topic as it is shown; the fields are keys of the JSON, which are an interface.
 
-    lag: None while not known.  rows_per_second: None where two looks cannot be compared.
-    last_error: the name, None when there was none.  error_active: whether nothing has succeeded
-    since, None when /metrics did not tell.
+    lag: None while not known.  retention, time_to_loss_seconds: see `TopicHealth`.
+    rows_per_second: None where two looks cannot be compared.  last_error: the name, None when there
+    was none.  error_active: whether nothing has succeeded since, None when /metrics did not tell.
     """
 
     state: str
     lag: int | None
+    retention: str
+    time_to_loss_seconds: float | None
     rows: int
     rows_per_second: float | None
     dead_letters: int
@@ -55,6 +59,8 @@ def topics_of(look: Look, earlier: Look | None) -> dict[str, TopicView]:
     return {name: TopicView(
         state=topic.state,
         lag=topic.lag,
+        retention=topic.retention,
+        time_to_loss_seconds=topic.time_to_loss_s,
         rows=topic.rows,
         rows_per_second=_rate(name, topic, look, earlier),
         dead_letters=topic.dead_letters,
@@ -145,11 +151,18 @@ def _told(text: str, what_to_do: str) -> Iterable[str]:
 def _cells(name: str, view: TopicView) -> tuple[str, ...]:
     age_s, rate = view.last_commit_age_seconds, view.rows_per_second
     cells = (
-        name, view.state, _or_nothing(view.lag), str(view.rows),
+        name, view.state, _or_nothing(view.lag), _loss_cell(view), str(view.rows),
         NOTHING if rate is None else f"{rate:.1f}", str(view.dead_letters),
         NOTHING if age_s is None else f"{duration(age_s)} ago", str(view.restarts),
         _or_nothing(view.paused), _error_cell(view))
     return tuple(cut(printable(cell), CELL_CHARS_MAX) for cell in cells)
+
+
+def _loss_cell(view: TopicView) -> str:
+    if view.retention == FOREVER:
+        return "never"
+    left_s = view.time_to_loss_seconds
+    return NOTHING if left_s is None else duration(left_s)
 
 
 def _error_cell(view: TopicView) -> str:
@@ -161,7 +174,6 @@ def _error_cell(view: TopicView) -> str:
 
 def _or_nothing(value: object) -> str:
     return NOTHING if value is None else str(value)
-
 
 
 def _aligned(row: Sequence[str], widths: Sequence[int]) -> Iterable[str]:

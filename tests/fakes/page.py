@@ -10,7 +10,8 @@ UNIX_S = 1_772_366_461.0
 """2026-03-01T12:01:01Z, a second after the commits of the page."""
 
 _TOPIC: dict[str, Any] = {
-    "state": "active", "pid": 4713, "incarnation": 1, "restarts": 0, "lag": 0, "rows": 1234,
+    "state": "active", "pid": 4713, "incarnation": 1, "restarts": 0, "lag": 0,
+    "retention": "time", "time_to_loss_seconds": 604796.2, "rows": 1234,
     "dead_letters": 3, "partitions": 4, "paused": None, "last_commit": "2026-03-01T12:01:00.000Z",
     "table_version": 12, "failures": 0, "last_error": None}
 

@@ -113,7 +113,7 @@ FIELDS = [
     "service/lake", "service/started_at", "service/uptime_seconds", "cycle/id", "cycle/phase",
     "cycle/last_completed_at", *(
         f"topics/orders/{key}" for key in (
-            "state", "lag", "rows", "dead_letters", "restarts", "failures", "paused",
+            "state", "lag", "retention", "time_to_loss_seconds", "rows", "dead_letters", "restarts", "failures", "paused",
             "last_commit", "last_error"))]
 
 

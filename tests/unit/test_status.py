@@ -53,10 +53,24 @@ def test_a_service_that_is_well_is_a_line_and_a_table() -> None:
         "HEALTHY  instance 0, version 1.0.0, up 1.02 min, cycle 12 consuming, "
         "last completed 1 s ago")
     assert table(look(orders(1250), at_s=12.0), look(orders(1225))).splitlines() == [
-        "topic   state   lag  rows  rows/s  dead letters  last commit  restarts  paused  "
-        "last error",
-        "orders  active    0  1250    12.5             3  1 s ago             0  -       -",
+        "topic   state   lag  time to loss  rows  rows/s  dead letters  last commit  restarts  "
+        "paused  last error",
+        "orders  active    0  7 d           1250    12.5             3  1 s ago             0  "
+        "-       -",
     ]
+
+
+@pytest.mark.parametrize(("retention", "seconds", "shown"), [
+    ("time", 2460.0, "41 min"), ("time", 0.0, "0 s"), ("time_or_size", 90.0, "1.5 min"),
+    ("forever", None, "never"), ("unknown", None, "-"), ("size", None, "-"),
+])
+def test_time_to_loss_is_told_as_far_as_it_is_known(
+    retention: str, seconds: float | None, shown: str
+) -> None:
+    """What does not end is another thing than what nobody knows."""
+    topic = topic_page(retention=retention, time_to_loss_seconds=seconds)
+    heading, row = table(look(health_page({"orders": topic})), None).splitlines()
+    assert row[heading.index("time to loss"):].startswith(f"{shown} ")
 
 
 def test_reasons_say_what_to_do() -> None:
@@ -69,12 +83,13 @@ def test_reasons_say_what_to_do() -> None:
 
 def test_before_the_first_cycle_nothing_is_made_up() -> None:
     """What is not known is no zero."""
-    page = health_page({"orders": topic_page(lag=None, last_commit=None, paused="starting")},
-                       status="starting", cycle={"id": 0, "phase": None,
-                                                 "last_completed_at": None})
+    page = health_page({"orders": topic_page(
+        lag=None, last_commit=None, paused="starting", retention="unknown",
+        time_to_loss_seconds=None)},
+        status="starting", cycle={"id": 0, "phase": None, "last_completed_at": None})
     assert summary(look(page)).endswith("cycle 0 not begun, none completed yet")
     assert table(look(page), None).splitlines()[1].split() == [
-        "orders", "active", "-", "1234", "-", "3", "-", "0", "starting", "-"]
+        "orders", "active", "-", "-", "1234", "-", "3", "-", "0", "starting", "-"]
 
 
 @pytest.mark.parametrize(("active", "shown"), [(1.0, "A"), (0.0, "(A)")])
@@ -159,7 +174,8 @@ def test_json_is_one_object_of_stable_keys() -> None:
                     "uptime_seconds": 61.2},
         "cycle": {"id": 12, "phase": "consuming", "last_completed_age_seconds": 1.0},
         "topics": {"orders": {
-            "state": "active", "lag": 0, "rows": 20, "rows_per_second": 10.0, "dead_letters": 3,
+            "state": "active", "lag": 0, "retention": "time", "time_to_loss_seconds": 604796.2,
+            "rows": 20, "rows_per_second": 10.0, "dead_letters": 3,
             "last_commit_age_seconds": 1.0, "restarts": 0, "paused": None, "last_error": "A",
             "error_active": True}}}
     nobody = json.loads(as_json(silent(), None))
