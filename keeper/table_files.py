@@ -15,7 +15,6 @@ from keeper.compaction import BATCH_FILES_MAX, SMALL_SHARE, batches, closed_befo
 from keeper.table_log import DAY_MS, TableLog, removed_retention_days
 from shared.clock import SystemClock
 from shared.errors import CommitConflict, TableUnavailable
-from shared.naming import bronze_table
 from shared.object_store import Store, StoredObject
 from shared.record_log import RecordLog
 from shared.records import CycleRecord, DataFile
@@ -68,10 +67,10 @@ class TableFiles:
 
     def __init__(
         self, store: Store, log: TableLog, records: RecordLog, folder: str, schema: pa.Schema,
-        clock: SystemClock,
+        clock: SystemClock, replays: ReplayLog | None,
     ) -> None:
-        """schema: of the table's files."""
-        self._store, self._log, self._records = store, log, records
+        """schema: of the table's files.  replays: those into the table, where there may be any."""
+        self._store, self._log, self._records, self._replays = store, log, records, replays
         self._folder, self._schema, self._clock = folder, schema, clock
 
     def compact(self, target_bytes: int, until: float) -> Compacted:
@@ -155,9 +154,8 @@ class TableFiles:
         dates = [name for name in self._store.folders(f"{self._folder}/") if _DATE.fullmatch(name)]
         slices = max(1, -(-len(dates) // DATES_PER_SWEEP))
         begin = visit % slices * DATES_PER_SWEEP
-        replays = ReplayLog(self._store, self._folder.removeprefix(bronze_table("")))
-        sweep = _Sweep(self._log, self._records, replays, self._folder, days_min, started_at_ms,
-                       self._clock.unix_ms())
+        sweep = _Sweep(self._log, self._records, self._replays, self._folder, days_min,
+                       started_at_ms, self._clock.unix_ms())
         files = size = 0
         for date in dates[begin:begin + DATES_PER_SWEEP]:
             for chunk in self._store.walk(f"{self._folder}/{date}/"):
@@ -191,8 +189,8 @@ class _Sweep:
     """
 
     def __init__(
-        self, log: TableLog, records: RecordLog, replays: ReplayLog, folder: str, days_min: int,
-        started_at_ms: int, now_ms: int,
+        self, log: TableLog, records: RecordLog, replays: ReplayLog | None, folder: str,
+        days_min: int, started_at_ms: int, now_ms: int,
     ) -> None:
         self._log, self._records, self._replays = log, records, replays
         self._folder = folder
@@ -228,7 +226,8 @@ class _Sweep:
                    if isinstance(record, CycleRecord)
                    for manifest in record.manifests for file in manifest.files}
         # A replay that was killed is brought to its end by the next one, however late.
-        decided |= {file.path for plan in self._replays.read() for file in plan.files}
+        plans = [] if self._replays is None else self._replays.read()
+        decided |= {file.path for plan in plans for file in plan.files}
         _, state = self._log.read()
         asked = removed_retention_days(state)
         if asked is None:

@@ -24,6 +24,7 @@ from shared.memory import COMPACTION_BYTES, MB
 from shared.naming import LEDGER, REPLAYS, bronze_table, dlq_table
 from shared.object_store import Store, open_store
 from shared.record_log import RecordLog
+from shared.replay_log import ReplayLog
 from shared.trouble import encode, trouble_of
 from workers.assembly import table_store
 from workers.delta_table import TableStore
@@ -52,7 +53,8 @@ def build_turn(config: Config, block: Block) -> Turn:
     days = config.keeper.vacuum_retention_days or REMOVED_RETENTION_DAYS
     logs = {folder: TableLog(store, tables, folder, clock.unix_ms, days)
             for folder in (*schemas, REPLAYS)}
-    files = [TableFiles(store, logs[folder], records, folder, schema, clock)
+    replays = {bronze_table(topic): ReplayLog(store, topic) for topic in config.topics}
+    files = [TableFiles(store, logs[folder], records, folder, schema, clock, replays.get(folder))
              for folder, schema in schemas.items()]
     limit_bytes = config.limits.memory_limit_mb * MB
 

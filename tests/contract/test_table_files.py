@@ -20,6 +20,8 @@ import keeper.compaction as plan_module
 import keeper.table_files as module
 from keeper.table_files import Compacted, TableFiles, Vacuumed
 from keeper.table_log import TableLog
+from keeper.turn import build_turn
+from shared.block import Block
 from shared.clock import rfc3339
 from shared.errors import CommitConflict, StorageUnavailable, TableUnavailable
 from shared.object_store import Store, open_store
@@ -56,7 +58,8 @@ class Lake:
         self.records = RecordLog(self.store)
         self.log = TableLog(self.store, self.tables, FOLDER, self.clock.unix_ms)
         self.files = TableFiles(
-            self.store, self.log, self.records, FOLDER, BRONZE_FILE, self.clock)
+            self.store, self.log, self.records, FOLDER, BRONZE_FILE, self.clock,
+            ReplayLog(self.store, "orders"))
         self.next_offset = 0
 
     @property
@@ -287,7 +290,7 @@ def test_two_keepers_double_no_row(lake: Lake, monkeypatch: pytest.MonkeyPatch) 
     """Two instances share a topic: the second one's work is dropped."""
     lake.fill(3)
     other = TableFiles(lake.store, TableLog(lake.store, lake.tables, FOLDER, lake.clock.unix_ms),
-                       lake.records, FOLDER, BRONZE_FILE, lake.clock)
+                       lake.records, FOLDER, BRONZE_FILE, lake.clock, None)
     interpose(lake, monkeypatch, lambda: other.compact(TARGET, 1e9) and None)
     assert lake.compact() == Compacted()
     assert len(lake.rows()) == 30
@@ -368,7 +371,7 @@ def test_a_table_with_features_of_others_is_let_be(lake: Lake) -> None:
 def test_a_table_that_is_not_there_is_no_error(lake: Lake) -> None:
     """Without DLQ_ENABLED there is none; the worker tells of one that vanished."""
     files = TableFiles(lake.store, TableLog(lake.store, lake.tables, "dlq", lake.clock.unix_ms),
-                       lake.records, "dlq", BRONZE_FILE, lake.clock)
+                       lake.records, "dlq", BRONZE_FILE, lake.clock, None)
     assert files.compact(TARGET, 1e9) == Compacted()
     assert files.vacuum(7, 0, 0, 1e9) == Vacuumed()
 
@@ -524,6 +527,21 @@ def test_a_file_of_a_decided_replay_stays_for_whoever_finishes_it(lake: Lake) ->
     assert lake.vacuum().files == 1
     assert lake.store.size(f"{FOLDER}/{named.path}") == named.size
     assert lake.store.size(f"{FOLDER}/{other.path}") is None
+
+
+def test_a_turn_of_the_keeper_looks_at_each_tables_own_replays(tmp_path: Path) -> None:
+    """Else a vacuum would take what a replay has decided."""
+    config = make_config(("orders", "payments"), {"LAKE_URI": str(tmp_path)})
+    turn = build_turn(config, Block.create(tmp_path / "block", 2, b"{}"))
+    store = open_store(config.lake)
+    file = DataFile("bronze", "_ingestion_date=2020-01-01/part-x.zstd.parquet", 1, 1, "2020-01-01",
+                    "{}", 0)
+    plan = Plan("payments", 1, 1, "u", "1", rfc3339(0), ((0, 1),), (file,))
+    assert ReplayLog(store, "payments").put(plan)
+    held = {files._folder: [] if files._replays is None else files._replays.read()
+            for files in turn._files}
+    assert held == {"bronze_orders": [], "bronze_payments": [plan], "dlq_bronze_orders": [],
+                    "dlq_bronze_payments": [], "bronze_cycles": []}
 
 
 def test_a_decided_file_stays_until_it_is_committed(lake: Lake) -> None:

@@ -48,7 +48,7 @@ def main() -> None:
     for topic in config.topics:
         schemas |= {bronze_table(topic): BRONZE_FILE, dlq_table(topic): DLQ_FILE}
     kept = {folder: TableFiles(store, TableLog(store, tables, folder, SystemClock().unix_ms),
-                               RecordLog(store), folder, schema, clock)
+                               RecordLog(store), folder, schema, clock, None)
             for folder, schema in schemas.items()}
     for folder, files in _for_ever(kept):
         try:
