@@ -98,7 +98,7 @@ def test_every_pair_of_faults_heals(
     evidence: Evidence, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The same, without a gap."""
-    run(pairs(SMALL), 130_000, evidence, capsys)
+    run(pairs(SMALL), 100_000, evidence, capsys)
 
 
 @pytest.mark.extended
