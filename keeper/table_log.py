@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from workers.delta_table import CHECKPOINT_INTERVAL, COMMITS_MAX, TableStore
 from workers.log_entry import (
     appends_only, compaction_entry, entry_path, entry_version, log_folder,
 )
-from workers.log_listing import HintUnreadable, hint_path, newest_version, read_hint
+from workers.log_listing import LogFiles, hint_path, look_at_log
 
 DELETES_MAX = 200
 """Entries deleted in one go; a turn comes every minute."""
@@ -72,10 +72,11 @@ class TableLog:
             return Kept(self._tables.checkpoint(self._folder))
 
     def _keep(self) -> Kept:
-        hint, last, newest = self._find()
-        if newest - last < _versions_due(hint):
+        found = look_at_log(self._store, self._folder)
+        newest = found.newest
+        if newest - found.checkpoint < _versions_due(found.hint):
             return Kept()
-        state = self._state(hint, last, newest)
+        state = self._state(found)
         days = max(removed_retention_days(state) or 0, self._removed_days_min)
         told_since_ms = self._unix_ms() - (days + REMOVALS_TOLD_DAYS) * DAY_MS
         self._write(newest, state.checkpoint(told_since_ms))
@@ -83,10 +84,10 @@ class TableLog:
 
     def read(self) -> tuple[int, TableState]:
         """The newest version and what the log adds up to; raises `NotOurs`."""
-        hint, last, newest = self._find()
-        if newest < 0:
+        found = look_at_log(self._store, self._folder)
+        if found.newest < 0:
             raise NotOurs("there is no table")
-        return newest, self._state(hint, last, newest)
+        return found.newest, self._state(found)
 
     def replace(self, version: int, old: Sequence[LiveFile], new: DataFile) -> int:
         """Put one file in the place of others that have its rows; the version that does it.
@@ -106,22 +107,14 @@ class TableLog:
                 break
         raise CommitConflict(f"table {self._folder}: version {target} is not an append")
 
-    def _find(self) -> tuple[dict[str, Any] | None, int, int]:
-        """What is said of the last checkpoint, its version, and the newest; -1 for none."""
-        try:
-            hint = read_hint(self._store, self._folder)
-        except HintUnreadable as error:
-            raise NotOurs(str(error)) from error
-        last = -1 if hint is None else hint["version"]
-        return hint, last, newest_version(self._store, self._folder, last)
-
-    def _state(self, hint: dict[str, Any] | None, last: int, newest: int) -> TableState:
-        if newest - last > COMMITS_MAX:
-            raise NotOurs(f"{newest - last} entries since the last checkpoint")
-        if hint is not None and (hint.get("parts") or hint.get("v2Checkpoint")):
+    def _state(self, found: LogFiles) -> TableState:
+        since = found.newest - found.checkpoint
+        if since > COMMITS_MAX:
+            raise NotOurs(f"{since} entries since the last checkpoint")
+        if len(found.parts) > 1 or found.hint.get("v2Checkpoint"):
             raise NotOurs("a checkpoint in parts")
-        state = TableState(None if hint is None else self._read(last))
-        for version in range(last + 1, newest + 1):
+        state = TableState(self._read(found.parts[0]) if found.parts else None)
+        for version in range(found.checkpoint + 1, found.newest + 1):
             entry = self._store.get(entry_path(self._folder, version))
             if entry is None:
                 raise TableUnavailable(f"table {self._folder}: entry {version} is missing")
@@ -132,10 +125,10 @@ class TableLog:
                     f"table {self._folder}: entry {version} cannot be read") from error
         return state
 
-    def _read(self, version: int) -> pq.ParquetFile:
-        data = self._store.get(self._path(version))
+    def _read(self, path: str) -> pq.ParquetFile:
+        data = self._store.get(path)
         if data is None:
-            raise NotOurs(f"checkpoint {version} is not one file")
+            raise TableUnavailable(f"table {self._folder}: checkpoint {path} is gone")
         return pq.ParquetFile(pa.BufferReader(data))
 
     def _path(self, version: int) -> str:
@@ -181,9 +174,9 @@ def _is_below(name: str, version: int) -> bool:
     return found is not None and found < version
 
 
-def _versions_due(hint: dict[str, Any] | None) -> int:
+def _versions_due(hint: Mapping[str, Any]) -> int:
     """How many versions behind the last checkpoint the next one is due."""
-    rows = 0 if hint is None else hint.get("size")
+    rows = hint.get("size")
     known = rows if isinstance(rows, int) else 0
     return max(CHECKPOINT_INTERVAL, min(known // ROWS_PER_VERSION, VERSIONS_MAX))
 

@@ -29,7 +29,7 @@ from shared.records import DataFile
 from workers.log_entry import (
     Commit, append_entry, commit_of, entry_path, first_entry, is_compaction,
 )
-from workers.log_listing import HintUnreadable, newest_version, read_hint
+from workers.log_listing import look_at_log
 from workers.log_snapshot import read_snapshot
 from workers.parquet_file import STATISTICS
 from workers.schemas import PARTITION_COLUMN, delta_schema
@@ -169,7 +169,7 @@ class DeltaStore:
     def commits(self, folder: str, since_record: int) -> list[Commit]:
         """See `TableStore`."""
         found: list[Commit] = []
-        newest = self._newest_version(folder)
+        newest = look_at_log(self._store, folder).newest
         for version in range(newest, max(-1, newest - COMMITS_MAX), -1):
             entry = self._store.get(entry_path(folder, version))
             if entry is None:
@@ -182,7 +182,7 @@ class DeltaStore:
 
     def newest(self, folder: str) -> Commit | None:
         """See `TableStore`."""
-        newest = self._newest_version(folder)
+        newest = look_at_log(self._store, folder).newest
         for version in range(newest, max(-1, newest - COMPACTIONS_MAX), -1):
             entry = self._store.get(entry_path(folder, version))
             if entry is None:
@@ -218,14 +218,6 @@ class DeltaStore:
             raise StorageUnavailable("write checkpoint", uri, brief(error)) from error
         except DeltaError as error:
             raise TableUnavailable(f"checkpoint of {uri}: {brief(error)}") from error
-
-    def _newest_version(self, folder: str) -> int:
-        """-1 where there is no log."""
-        try:
-            hint = read_hint(self._store, folder)
-        except HintUnreadable as error:
-            raise TableUnavailable(str(error)) from error
-        return newest_version(self._store, folder, -1 if hint is None else hint["version"])
 
 
 def _configuration(schema: pa.Schema) -> dict[str, str]:

@@ -6,37 +6,22 @@ files the table has makes no difference, where a library's snapshot has them all
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shared.errors import TableUnavailable, TableVanished
 from shared.object_store import ObjectStore
-from workers.log_entry import entry_path, entry_version, log_folder
+from workers.log_entry import entry_path
 from workers.log_head import KINDS, LogHead
-from workers.log_listing import HintUnreadable, listing_start, read_hint
+from workers.log_listing import look_at_log
 
 REQUESTS_AT_ONCE = 4
 """Eight workers open their tables at the same time; a request to a distant store takes 30 ms."""
 ENTRIES_AT_ONCE = 64
 """In memory, before they are taken in."""
-
-_CHECKPOINT = re.compile(r"(\d{20})\.checkpoint(?:\.(\d{10})\.(\d{10}))?\.parquet")
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """What a listing of the log shows: the last whole checkpoint's version and files, -1 and none
-    without one; the newest version, -1 where there is no log."""
-
-    checkpoint: int
-    parts: tuple[str, ...]
-    newest: int
-    entries: frozenset[int]
 
 
 def read_snapshot(store: ObjectStore, folder: str) -> tuple[int, LogHead]:
@@ -45,7 +30,9 @@ def read_snapshot(store: ObjectStore, folder: str) -> tuple[int, LogHead]:
     Raises `TableVanished` where there is no log, `TableUnavailable` where it cannot be read, and
     `StorageUnavailable`.
     """
-    listed = _listed(store, folder)
+    listed = look_at_log(store, folder)
+    if listed.newest < 0:
+        raise TableVanished(f"there is no table at {folder}")
     head = LogHead()
     for part in listed.parts:
         _read_checkpoint(store, folder, part, head)
@@ -61,36 +48,6 @@ def read_snapshot(store: ObjectStore, folder: str) -> tuple[int, LogHead]:
     if not head.is_complete:
         raise TableUnavailable(f"table {folder}: its log has no metadata or no protocol")
     return listed.newest, head
-
-
-def _listed(store: ObjectStore, folder: str) -> Listed:
-    try:
-        hint = read_hint(store, folder)
-    except HintUnreadable as error:
-        raise TableUnavailable(str(error)) from error
-    start = listing_start(folder, -1 if hint is None else hint["version"])
-    found = list_log(store.list_after(log_folder(folder), start))
-    if hint is not None and found.checkpoint < hint["version"]:
-        raise TableUnavailable(f"table {folder}: _last_checkpoint names version "
-                               f"{hint['version']}, whose checkpoint is not there")
-    if found.newest < 0:
-        raise TableVanished(f"there is no table at {folder}")
-    return found
-
-
-def list_log(paths: list[str]) -> Listed:
-    """What these files of a log are.  Checkpoints of a form not known here are passed over: the
-    entries since the last known one say the same."""
-    entries = frozenset(
-        version for version in map(entry_version, paths) if version is not None)
-    checkpoints: dict[tuple[int, int], list[str]] = {}
-    for path in paths:
-        match = _CHECKPOINT.fullmatch(path.rsplit("/", 1)[-1])
-        if match is not None:
-            checkpoints.setdefault((int(match[1]), int(match[3] or 1)), []).append(path)
-    whole = {key: files for key, files in checkpoints.items() if len(files) == key[1]}
-    last = max(whole, default=(-1, 0))
-    return Listed(last[0], tuple(whole.get(last, ())), max(last[0], *entries, -1), entries)
 
 
 def _read_checkpoint(store: ObjectStore, folder: str, path: str, head: LogHead) -> None:

@@ -306,7 +306,7 @@ DAMAGES = {
         poison_hint, "isolated", "TableUnavailable", "_last_checkpoint", reopens=True),
     "torn commit": Damage(
         lambda objects, topic: write_next(objects, topic, b'{"commitInfo":{"time'),
-        "isolated", "TableUnavailable", "Json error"),
+        "isolated", "TableUnavailable", "cannot be read"),
     "unknown writer feature": Damage(
         demand_unknown_feature, "isolated", "TableUnavailable", "someFutureFeature"),
     "log removed": Damage(remove_log, "stopped", "TableVanished", "no table"),

@@ -69,14 +69,14 @@ MUTANTS = (
         "positions that only a checkpoint has are not seen", "workers/log_snapshot.py",
         "        for kind in KINDS:\n", "        for kind in KINDS[:2]:\n", (SNAPSHOT,)),
     Mutant(
-        "a checkpoint counts of which a part is missing", "workers/log_snapshot.py",
+        "a checkpoint counts of which a part is missing", "workers/log_listing.py",
         "if len(files) == key[1]}", "if files}", (SNAPSHOT,)),
     Mutant(
         "a hole in a table's log is passed over", "workers/log_snapshot.py",
         " if version not in listed.entries]", " if False]", (SNAPSHOT,)),
     Mutant(
-        "a hint is believed whose checkpoint is gone", "workers/log_snapshot.py",
-        "    if hint is not None and found.checkpoint < hint[\"version\"]:\n", "    if False:\n",
+        "a hint is believed whose checkpoint is gone", "workers/log_listing.py",
+        "    if found.checkpoint < named and not hint.get(\"v2Checkpoint\"):\n", "    if False:\n",
         (SNAPSHOT,)),
     Mutant(
         "a row group with a single position is passed over", "workers/log_snapshot.py",
