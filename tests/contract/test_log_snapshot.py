@@ -21,6 +21,7 @@ from shared.object_store import Store, open_store
 from tests.fakes.config import make_config
 from tests.fakes.store import MemoryStore
 from workers.log_entry import append_entry, entry_path, first_entry, log_folder
+from workers.log_head import LogHead
 from workers.log_listing import log_files
 from workers.log_snapshot import ENTRIES_AT_ONCE, read_snapshot
 from workers.schemas import BRONZE_FILE, DLQ_FILE, delta_schema, table_schema
@@ -203,6 +204,7 @@ def damaged(what: str) -> MemoryStore:
         "entry missing": {entry: None},
         "beginning missing": {entry_path(FOLDER, 0): None},
         "entry cut": {entry: b'{"txn":{"appId":"a","ver'},
+        "entry cut in what does not count here": {entry: b'{"commitInfo":{"time'},
         "entry of another form": {entry: b'["txn"]'},
         "position without a number": {entry: b'{"txn":{"appId":"a","version":"x"}}'},
         "protocol without a version": {entry: b'{"protocol":{}}'},
@@ -225,6 +227,7 @@ def damaged(what: str) -> MemoryStore:
     ("entry missing", "entry 1 of its log is missing"),
     ("beginning missing", "entry 0 of its log is missing"),
     ("entry cut", "entry 1 cannot be read"),
+    ("entry cut in what does not count here", "entry 1 cannot be read"),
     ("entry of another form", "entry 1 cannot be read"),
     ("position without a number", "entry 1 cannot be read"),
     ("protocol without a version", "entry 1 cannot be read"),
@@ -236,9 +239,20 @@ def damaged(what: str) -> MemoryStore:
     ("checkpoint empty", "cannot be read"),
 ])
 def test_damage_is_told_by_what_is_damaged(what: str, text: str) -> None:
-    """A snapshot with a hole in it would have positions that were never there."""
+    """A snapshot with a hole in it would have positions that were never there, and a commit behind
+    damage would bury it."""
     with pytest.raises(TableUnavailable, match=f"table {FOLDER}.*{re.escape(text)}"):
         read_snapshot(damaged(what), FOLDER)
+
+
+def test_an_entry_that_is_cut_anywhere_but_behind_a_line_is_damage() -> None:
+    """Whoever was writing it died, or a disk was full."""
+    entry = append_entry((), {"a": 1, "b": 2}, {"record": 7}, 0)
+    for end in range(1, len(entry)):
+        cut = entry[:end]
+        if entry[end:end + 1] != b"\n" and not cut.endswith(b"\n"):
+            with pytest.raises(ValueError):
+                LogHead().apply_entry(cut)
 
 
 @pytest.mark.parametrize(("operation", "calls"), [("get", 3), ("list", 1)])
