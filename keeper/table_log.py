@@ -21,6 +21,7 @@ from workers.log_entry import (
     appends_only, compaction_entry, entry_path, entry_version, log_folder,
 )
 from workers.log_listing import LogFiles, hint_path, look_at_log
+from workers.log_snapshot import apply_entries
 
 DELETES_MAX = 200
 """Entries deleted in one go; a turn comes every minute."""
@@ -114,15 +115,7 @@ class TableLog:
         if len(found.parts) > 1 or found.hint.get("v2Checkpoint"):
             raise NotOurs("a checkpoint in parts")
         state = TableState(self._read(found.parts[0]) if found.parts else None)
-        for version in range(found.checkpoint + 1, found.newest + 1):
-            entry = self._store.get(entry_path(self._folder, version))
-            if entry is None:
-                raise TableUnavailable(f"table {self._folder}: entry {version} is missing")
-            try:
-                state.apply(entry)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise TableUnavailable(
-                    f"table {self._folder}: entry {version} cannot be read") from error
+        apply_entries(self._store, self._folder, found, state.apply)
         return state
 
     def _read(self, path: str) -> pq.ParquetFile:

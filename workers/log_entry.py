@@ -74,16 +74,17 @@ def commit_of(entry: bytes, version: int) -> Commit:
         info, txn = action.get("commitInfo"), action.get("txn")
         if isinstance(info, dict):
             ours = info.get("bronze")
-            record = _number(ours.get("record")) if isinstance(ours, dict) else None
-            at_ms = _number(info.get("timestamp"))
+            record = whole_number(ours.get("record")) if isinstance(ours, dict) else None
+            at_ms = whole_number(info.get("timestamp"))
         if isinstance(txn, dict):
-            position = _number(txn.get("version"))
+            position = whole_number(txn.get("version"))
             if position is not None:
                 txns[str(txn.get("appId"))] = position
     return Commit(version, record, at_ms, txns, is_compaction(entry))
 
 
-def _number(found: Any) -> int | None:
+def whole_number(found: Any) -> int | None:
+    """What JSON has as a whole number, None for everything else."""
     return found if isinstance(found, int) and not isinstance(found, bool) else None
 
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from workers.log_entry import unknown_features
+from workers.log_entry import unknown_features, whole_number
 
 KINDS = ("protocol", "metaData", "txn")
 """The actions that count here, as entries and checkpoints name them."""
@@ -40,11 +40,11 @@ class LogHead:
     def apply(self, kind: str, action: Mapping[str, Any]) -> None:
         """Take in one action; other kinds than KINDS change nothing.  Raises as above."""
         if kind == "protocol":
-            self.protocol = {**action, "minWriterVersion": int(action["minWriterVersion"])}
+            self.protocol = {**action, "minWriterVersion": _number(action, "minWriterVersion")}
         elif kind == "metaData":
             self.metadata, self.fields = action, json.loads(action["schemaString"])["fields"]
         elif kind == "txn":
-            self.txns[str(action["appId"])] = {**action, "version": int(action["version"])}
+            self.txns[str(action["appId"])] = {**action, "version": _number(action, "version")}
 
     def position(self, app_id: str) -> int | None:
         """The version stored under `app_id`."""
@@ -73,6 +73,13 @@ class LogHead:
         return unknown_features(
             protocol.get("minWriterVersion", 0), protocol.get("writerFeatures"),
             (*self.configuration, *_properties(self.fields)))
+
+
+def _number(action: Mapping[str, Any], name: str) -> int:
+    found = whole_number(action[name])
+    if found is None:
+        raise ValueError(f"{name} is {action[name]!r}")
+    return found
 
 
 def _properties(fields: list[dict[str, Any]]) -> Iterator[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from shared.errors import TableUnavailable
 from shared.object_store import ObjectStore
-from workers.log_entry import entry_path, entry_version, log_folder
+from workers.log_entry import entry_path, entry_version, log_folder, whole_number
 
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint(?:\.(\d{10})\.(\d{10}))?\.parquet")
 
@@ -53,9 +53,10 @@ def look_at_log(store: ObjectStore, folder: str) -> LogFiles:
 def _read_hint(store: ObjectStore, folder: str) -> Mapping[str, Any]:
     try:
         hint = dict(json.loads(store.get(hint_path(folder)) or b"{}"))
-        return {**hint, "version": max(-1, int(hint.get("version", -1)))}
     except (ValueError, TypeError):
         return {}
+    version = whole_number(hint.get("version"))
+    return {} if version is None else {**hint, "version": max(-1, version)}
 
 
 def log_files(paths: list[str], hint: Mapping[str, Any]) -> LogFiles:

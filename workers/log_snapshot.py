@@ -6,7 +6,7 @@ files the table has makes no difference, where a library's snapshot has them all
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
@@ -16,7 +16,7 @@ from shared.errors import TableUnavailable, TableVanished
 from shared.object_store import ObjectStore
 from workers.log_entry import entry_path
 from workers.log_head import KINDS, LogHead
-from workers.log_listing import look_at_log
+from workers.log_listing import LogFiles, look_at_log
 
 REQUESTS_AT_ONCE = 4
 """Eight workers open their tables at the same time; a request to a distant store takes 30 ms."""
@@ -36,18 +36,29 @@ def read_snapshot(store: ObjectStore, folder: str) -> tuple[int, LogHead]:
     head = LogHead()
     for part in listed.parts:
         _read_checkpoint(store, folder, part, head)
-    wanted = range(listed.checkpoint + 1, listed.newest + 1)
-    missing = [version for version in wanted if version not in listed.entries]
-    if missing:
-        raise TableUnavailable(f"table {folder}: entry {missing[0]} of its log is missing")
-    for version, entry in _entries(store, folder, wanted):
-        try:
-            head.apply_entry(entry)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise TableUnavailable(f"table {folder}: entry {version} cannot be read") from error
+    apply_entries(store, folder, listed, head.apply_entry)
     if not head.is_complete:
         raise TableUnavailable(f"table {folder}: its log has no metadata or no protocol")
     return listed.newest, head
+
+
+def apply_entries(
+    store: ObjectStore, folder: str, listed: LogFiles, apply: Callable[[bytes], None]
+) -> None:
+    """Have the entries since the last checkpoint applied, in order.
+
+    `apply` raises ValueError, KeyError, TypeError or AttributeError for damage, which becomes
+    `TableUnavailable`, as does an entry that is missing.
+    """
+    wanted = range(listed.checkpoint + 1, listed.newest + 1)
+    missing = [version for version in wanted if version not in listed.entries]
+    if missing:
+        raise TableUnavailable(f"table {folder}: entry {missing[0]} is missing from its log")
+    for version, entry in _entries(store, folder, wanted):
+        try:
+            apply(entry)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise TableUnavailable(f"table {folder}: entry {version} cannot be read") from error
 
 
 def _read_checkpoint(store: ObjectStore, folder: str, path: str, head: LogHead) -> None:

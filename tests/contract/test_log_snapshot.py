@@ -102,7 +102,8 @@ def test_a_table_of_another_writer_is_read_as_the_library_reads_it(tmp_path: Pat
 
 
 @pytest.mark.parametrize("hint", [
-    b"", b"{not JSON", b"[]", b"7", b'{"size": 7}', b'{"version": "x"}', b'{"version": -8}', b"null"])
+    b"", b"{not JSON", b"[]", b"7", b'{"size": 7}', b'{"version": "x"}', b'{"version": -8}', b"null",
+    b'{"version": Infinity}'])
 def test_a_hint_that_says_nothing_is_none(tmp_path: Path, hint: bytes) -> None:
     """It saves a listing, no more; the checkpoint is found without it."""
     table = foreign_table(tmp_path, 6)
@@ -207,6 +208,8 @@ def damaged(what: str) -> MemoryStore:
         "entry cut in what does not count here": {entry: b'{"commitInfo":{"time'},
         "entry of another form": {entry: b'["txn"]'},
         "position without a number": {entry: b'{"txn":{"appId":"a","version":"x"}}'},
+        "position with a fraction": {entry: b'{"txn":{"appId":"a","version":3.5}}'},
+        "position without end": {entry: b'{"txn":{"appId":"a","version":Infinity}}'},
         "protocol without a version": {entry: b'{"protocol":{}}'},
         "schema cut": {entry: b'{"metaData":{"schemaString":"{"}}'},
         "no beginning": {entry_path(FOLDER, 0): b'{"commitInfo":{}}'},
@@ -224,12 +227,14 @@ def damaged(what: str) -> MemoryStore:
 
 
 @pytest.mark.parametrize(("what", "text"), [
-    ("entry missing", "entry 1 of its log is missing"),
-    ("beginning missing", "entry 0 of its log is missing"),
+    ("entry missing", "entry 1 is missing from its log"),
+    ("beginning missing", "entry 0 is missing from its log"),
     ("entry cut", "entry 1 cannot be read"),
     ("entry cut in what does not count here", "entry 1 cannot be read"),
     ("entry of another form", "entry 1 cannot be read"),
     ("position without a number", "entry 1 cannot be read"),
+    ("position with a fraction", "entry 1 cannot be read"),
+    ("position without end", "entry 1 cannot be read"),
     ("protocol without a version", "entry 1 cannot be read"),
     ("schema cut", "entry 1 cannot be read"),
     ("no beginning", "no metadata or no protocol"),
