@@ -81,15 +81,14 @@ def parse_smaps(text: str) -> dict[str, int]:
 
 
 def role_of(pid: int, root: int, parent_role: Role | None, command: str) -> Role:
-    """A role by place in the family; a worker has its forkserver's command line.
+    """A role by place in the family; the sidecar may be a program of its own, too.
 
-    The sidecar is a program of its own, or comes from the forkserver and renames itself, as the
-    keeper does.
+    What comes from the forkserver has its command line at first, and then renames itself.
     """
     if pid == root:
         return Role.MAIN
     if parent_role is Role.FORKSERVER:
-        return next((role for word, role in (("healthcheck", Role.SIDECAR),
+        return next((role for word, role in (("-m healthcheck", Role.SIDECAR),
                                              ("-m keeper", Role.KEEPER)) if word in command),
                     Role.WORKER)
     for word, role in (("resource_tracker", Role.TRACKER), ("forkserver", Role.FORKSERVER),

@@ -10,12 +10,14 @@ import gc
 import logging
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 from shared.config import Config
 from shared.exit_codes import WorkerExit
+from shared.process_title import set_title
 from workers.assignment import Assignment
 
 LIBRARIES = [
@@ -27,6 +29,7 @@ that our own modules lie together behind them."""
 
 def main(assignment: Assignment, wake: Any) -> None:
     """Run a worker until it ends; `wake` is a connection whose other end wakes the supervisor."""
+    set_title([sys.executable, "-m", "workers", assignment.topic])
     settle(assignment.config)
     from shared.block import Block
     from workers.assembly import build_worker
@@ -46,6 +49,7 @@ def main(assignment: Assignment, wake: Any) -> None:
 
 def recover(config: Config, topic: str) -> None:
     """Roll a topic forward that undone records name and nobody is configured for any more."""
+    set_title([sys.executable, "-m", "workers", "recover", topic])
     settle(config)
     from workers.assembly import roll_forward_only
 

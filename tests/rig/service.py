@@ -329,16 +329,17 @@ class Service:
         """
         return sum(_pss_bytes(pid) for pid in self.all_pids())
 
-    def cpu_seconds(self) -> float:
-        """CPU time that the living processes have used so far, their ended children included."""
-        total = 0.0
+    def cpu_seconds(self) -> dict[str, float]:
+        """CPU time of each living process so far, ended children included, by pid and command."""
+        used = {}
         for process in self._tree():
             try:
-                times = process.cpu_times()
+                times, command = process.cpu_times(), " ".join(process.cmdline())
             except psutil.Error:
                 continue
-            total += times.user + times.system + times.children_user + times.children_system
-        return total
+            used[f"{process.pid} {command}"] = (
+                times.user + times.system + times.children_user + times.children_system)
+        return used
 
     # The log
 
