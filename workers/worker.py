@@ -65,6 +65,8 @@ UNCOUNTED = (Paused.NO, Paused.STARTING)
 LAG_INTERVAL_S = 1.0
 OFFSETS_RETRY_S = 5.0
 """Kafka's offsets are repeated after this while they lag behind the table."""
+OFFSETS_LAST_TELLS_MAX = 2
+"""A worker that ends tells them at most so often; its successor would tell them, too."""
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.5, 5.0
 """A long outage ends unannounced: the longest wait delays every recovery by as much."""
 FLUSH_ASK_SHARE = 0.5
@@ -198,7 +200,7 @@ class Worker:
         except Fenced as error:
             self._reporter.error(error)
             return WorkerExit.FENCED
-        self._tell_offsets(wait=True)
+        self._tell_last_offsets()
         self._p.source.close()
         return exit_code
 
@@ -679,6 +681,16 @@ class Worker:
             self._p.source.commit(news, wait=wait)
             self._offsets_told.update(news)
         self._offsets_at = self._clock.monotonic() + OFFSETS_RETRY_S
+
+    def _tell_last_offsets(self) -> None:
+        """All of them once more, waiting: the answer to those told last may not be here yet."""
+        if self._p.block.phase()[1] is Phase.FENCED:
+            return  # The group is the successor's, and it knows better.
+        for _ in range(OFFSETS_LAST_TELLS_MAX):
+            self._offsets_told = {}
+            self._tell_offsets(wait=True)
+            if not self._reporter.take_refusal():
+                return
 
     def _publish(self) -> None:
         slot, now = self._slot, self._clock.monotonic()

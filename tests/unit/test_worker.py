@@ -23,7 +23,7 @@ from tests.fakes.source import Entry
 from tests.fakes.worker_rig import FOLDERS, TOPIC, WorkerRig
 from workers.kafka_source import AssignmentFailed, Kept, Polled
 from workers.ranges import OffsetRegression
-from workers.worker import BUDGET_PATIENCE_S, FLUSH_WAIT_S
+from workers.worker import BUDGET_PATIENCE_S, FLUSH_WAIT_S, OFFSETS_LAST_TELLS_MAX
 
 
 @pytest.fixture
@@ -547,6 +547,33 @@ def test_offsets_are_told_after_the_table_and_again_after_a_refusal(rig: WorkerR
     rig.rest()
     rig.consume()
     assert rig.topic.group_offsets == {0: 3}
+
+
+@pytest.mark.parametrize("refusals", [0, 1, OFFSETS_LAST_TELLS_MAX])
+def test_a_stop_tells_the_offsets_once_more_and_waits(rig: WorkerRig, refusals: int) -> None:
+    """The answer to what was told after the last commit may come when nobody listens any more."""
+    rig.topic.add(0, *values(3))
+    rig.start()
+    rig.cycle()
+    rig.topic.group_offsets.clear()
+    if refusals:
+        rig.source.faults.order("commit", times=refusals)
+    rig.block.set_phase(rig.cycle_id, Phase.STOPPING)
+    assert rig.worker.run() is WorkerExit.STOPPED_CLEANLY
+    gave_up = refusals == OFFSETS_LAST_TELLS_MAX
+    assert rig.topic.group_offsets == ({} if gave_up else {0: 3})
+    assert rig.slot.report(Report.OFFSET_COMMIT_FAILURES) == refusals
+
+
+def test_a_superseded_worker_leaves_the_offsets_to_its_successor(rig: WorkerRig) -> None:
+    """What it knows is old by now, and would take the group back."""
+    rig.topic.add(0, *values(3))
+    rig.start()
+    rig.cycle()
+    rig.topic.group_offsets.update({0: 9})
+    rig.block.set_phase(rig.cycle_id, Phase.FENCED)
+    assert rig.worker.run() is WorkerExit.STOPPED_CLEANLY
+    assert rig.topic.group_offsets == {0: 9}
 
 
 def test_offsets_are_not_told_again_while_nothing_moves(rig: WorkerRig) -> None:
