@@ -73,6 +73,10 @@ class ObjectStore(Protocol):
     def list_after(self, prefix: str, after: str = "") -> list[str]:
         """Paths that begin with `prefix` and sort behind `after`, in order."""
 
+    def pages_after(self, prefix: str, after: str = "") -> Iterator[list[str]]:
+        """The same paths some at a time, of a listing that may be longer than memory allows; in
+        order on a store, in any order on a disk."""
+
     def delete(self, path: str) -> None:
         """Remove an object; one that is not there is no error."""
 
@@ -163,11 +167,14 @@ class Store:
 
     def list_after(self, prefix: str, after: str = "") -> list[str]:
         """See `ObjectStore`."""
-        def listing() -> list[str]:
-            chunks = obstore.list(
-                self._store, prefix=prefix, offset=after or None, chunk_size=LIST_CHUNK)
-            return sorted(meta["path"] for chunk in chunks for meta in chunk)
-        return _named("list", prefix, listing)
+        return sorted(path for page in self.pages_after(prefix, after) for path in page)
+
+    def pages_after(self, prefix: str, after: str = "") -> Iterator[list[str]]:
+        """See `ObjectStore`."""
+        pages = iter(_named("list", prefix, lambda: obstore.list(
+            self._store, prefix=prefix, offset=after or None, chunk_size=LIST_CHUNK)))
+        while page := _named("list", prefix, lambda: next(pages, None)):
+            yield [meta["path"] for meta in page]
 
     def sizes(self, prefix: str) -> dict[str, int]:
         """Path -> bytes of every object below a prefix."""

@@ -28,7 +28,7 @@ def build_worker(
     reporter = Reporter(slot, clock, topic)
     source = KafkaSource(config.kafka, config.limits, topic, config.instance_id,
                          on_commit_failure=reporter.offsets_refused)
-    tables = TopicTables(store, table_store(config, store), topic,
+    tables = TopicTables(store, table_store(config, store, reporter.beat), topic,
                          dlq_enabled=config.dlq_enabled, on_doubt=reporter.doubt)
     return Worker(Parts(
         config, topic, assignment.incarnation, block, slot, source, tables, RecordLog(store),
@@ -47,6 +47,8 @@ def roll_forward_only(config: Config, topic: str) -> None:
                 tables.roll_forward(number, manifest)
 
 
-def table_store(config: Config, store: ObjectStore) -> DeltaStore:
-    """The tables of the configured lake; opens none yet."""
-    return DeltaStore(config.lake.uri, config.lake.storage_options(), store)
+def table_store(
+    config: Config, store: ObjectStore, beat: Callable[[], None] = lambda: None
+) -> DeltaStore:
+    """The tables of the configured lake; opens none yet.  beat: see `DeltaStore`."""
+    return DeltaStore(config.lake.uri, config.lake.storage_options(), store, beat)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -32,7 +32,7 @@ from workers.log_entry import (
 from workers.log_listing import look_at_log
 from workers.log_snapshot import read_snapshot
 from workers.parquet_file import STATISTICS
-from workers.schemas import PARTITION_COLUMN, delta_schema
+from workers.schemas import MAY_BE_NULL, PARTITION_COLUMN, delta_schema
 
 CHECKPOINT_INTERVAL = 20
 """Versions after which a checkpoint of the log is due; the keeper writes it at its next turn."""
@@ -120,15 +120,17 @@ class DeltaStore:
     """`TableStore` on the lake's object store."""
 
     def __init__(
-        self, lake_uri: str, storage_options: Mapping[str, str], store: ObjectStore
+        self, lake_uri: str, storage_options: Mapping[str, str], store: ObjectStore,
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
-        """store: of the same lake; URI and options are for the library."""
+        """store: of the same lake; URI and options are for the library.  beat: called again and
+        again while a table is read, however long its log is."""
         self._lake_uri = lake_uri
         self._options = dict(storage_options)
-        self._store, self._clock = store, SystemClock()
+        self._store, self._clock, self._beat = store, SystemClock(), beat
 
     def _snapshot(self, folder: str) -> DeltaSnapshot:
-        return DeltaSnapshot(self._store, folder, self._clock)
+        return DeltaSnapshot(self._store, folder, self._clock, self._beat)
 
     def open(self, folder: str) -> DeltaSnapshot | None:
         """See `TableStore`."""
@@ -161,6 +163,8 @@ class DeltaStore:
         faults += [f"{name} is not ours and may not be null"
                    for name, (_, nullable) in found_fields.items()
                    if name not in wanted and not nullable]
+        faults += [f"{path} may not be null, which it is where a message has none"
+                   for path in _never_null(table.head.fields) if path in MAY_BE_NULL]
         if partition_columns != [PARTITION_COLUMN]:
             faults.append(f"it is partitioned by {partition_columns}, not {PARTITION_COLUMN}")
         if faults:
@@ -197,6 +201,8 @@ class DeltaStore:
         facts: Mapping[str, Any],
     ) -> None:
         """See `TableStore`."""
+        if self._store.size(entry_path(folder, after)) is None:
+            raise CommitConflict(f"table {folder}: version {after} is gone")
         entry = append_entry(files, txns, facts, self._clock.unix_ms())
         if not self._store.put_if_absent(entry_path(folder, after + 1), entry):
             raise CommitConflict(f"table {folder} version {after + 1} is taken")
@@ -239,13 +245,15 @@ def _commit(folder: str, entry: bytes, version: int) -> Commit:
 class DeltaSnapshot:
     """`Table` that moves on with its own commits without reading."""
 
-    def __init__(self, store: ObjectStore, folder: str, clock: SystemClock) -> None:
-        self._store, self._folder, self._clock = store, folder, clock
+    def __init__(
+        self, store: ObjectStore, folder: str, clock: SystemClock, beat: Callable[[], None]
+    ) -> None:
+        self._store, self._folder, self._clock, self._beat = store, folder, clock, beat
         self.refresh()
 
     def refresh(self) -> None:
         """See `Table`."""
-        version, head = read_snapshot(self._store, self._folder)
+        version, head = read_snapshot(self._store, self._folder, self._beat)
         unknown = head.unknown_features()
         if unknown:
             # Before anything has moved: a table we may not write to is not at a new version.
@@ -293,6 +301,19 @@ class DeltaSnapshot:
 def _columns(fields: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, bool]]:
     """Name -> (type, nullable)."""
     return {field["name"]: (_type(field["type"]), field["nullable"]) for field in fields}
+
+
+def _never_null(fields: Sequence[Mapping[str, Any]], above: str = "") -> Iterator[str]:
+    """Columns and fields inside them that may not be null, in dotted form."""
+    for field in fields:
+        path = f"{above}{field['name']}"
+        if not field["nullable"]:
+            yield path
+        kind = field["type"]
+        if isinstance(kind, dict):
+            inside = kind.get("elementType", kind)
+            if isinstance(inside, dict):
+                yield from _never_null(inside.get("fields", ()), f"{path}.")
 
 
 def _type(kind: Any) -> Any:

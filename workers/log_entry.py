@@ -6,7 +6,8 @@ https://github.com/delta-io/delta/blob/master/PROTOCOL.md#actions has their form
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,10 @@ from workers.schemas import PARTITION_COLUMN
 ENGINE = f"bronze-ingestion/{SERVICE_VERSION}"
 READER_VERSION, WRITER_VERSION = 1, 2
 """What every reader of Delta tables knows."""
+VERSION_MAX = 2**63 - 1
+"""Delta's versions are signed 64-bit numbers: a longer one in a name is something else, a date."""
 
+_ENTRY = re.compile(r"(\d{20})\.json", re.ASCII)
 _FEATURES_OF_VERSION = {
     1: (), 2: ("appendOnly", "invariants"), 3: ("appendOnly", "invariants", "checkConstraints"),
     4: ("appendOnly", "invariants", "checkConstraints", "changeDataFeed", "generatedColumns"),
@@ -29,6 +33,9 @@ _HARMLESS = frozenset({"appendOnly", "changeDataFeed", "deletionVectors", "times
 _RULES = {"invariants": "delta.invariants", "checkConstraints": "delta.constraints.",
           "generatedColumns": "delta.generationExpression"}
 """Features that ask something only where a column or the table has a property of that name."""
+_UNBEARABLE = frozenset({"delta.setTransactionRetentionDuration"})
+"""Properties of a table with which our positions would go from it: Spark's next checkpoint leaves
+out those that are old, or that have no time with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,27 +66,36 @@ def entry_path(folder: str, version: int) -> str:
 
 def entry_version(path: str) -> int | None:
     """The version in an entry's path; None for a checkpoint and whatever else lies there."""
-    stem = path.rsplit("/", 1)[-1].removesuffix(".json")
-    return int(stem) if len(stem) == 20 and stem.isascii() and stem.isdigit() else None
+    match = _ENTRY.fullmatch(path.rsplit("/", 1)[-1])
+    version = int(match[1]) if match else VERSION_MAX + 1
+    return version if version <= VERSION_MAX else None
+
+
+def actions_of(entry: bytes) -> Iterator[tuple[str, Any]]:
+    """Kind and content of each action of an entry, in order; raises ValueError for damage."""
+    for line in entry.splitlines():
+        if line.strip():
+            action = json.loads(line)
+            if not isinstance(action, dict):
+                raise ValueError("an action is not an object")
+            yield from action.items()
 
 
 def commit_of(entry: bytes, version: int) -> Commit:
     """Read what an entry of whichever writer says of its commit; raises ValueError."""
     record = at_ms = None
     txns: dict[str, int] = {}
-    for line in entry.splitlines():
-        if b'"commitInfo"' not in line and b'"txn"' not in line:
-            continue
-        action = json.loads(line)
-        info, txn = action.get("commitInfo"), action.get("txn")
-        if isinstance(info, dict):
-            ours = info.get("bronze")
+    for kind, content in actions_of(entry):
+        if not isinstance(content, dict):
+            raise ValueError(f"{kind} is not an object")
+        if kind == "commitInfo":
+            ours = content.get("bronze")
             record = whole_number(ours.get("record")) if isinstance(ours, dict) else None
-            at_ms = whole_number(info.get("timestamp"))
-        if isinstance(txn, dict):
-            position = whole_number(txn.get("version"))
+            at_ms = whole_number(content.get("timestamp"))
+        elif kind == "txn":
+            position = whole_number(content.get("version"))
             if position is not None:
-                txns[str(txn.get("appId"))] = position
+                txns[str(content.get("appId"))] = position
     return Commit(version, record, at_ms, txns, is_compaction(entry))
 
 
@@ -140,24 +156,24 @@ def is_compaction(entry: bytes) -> bool:
     if b'"compaction"' not in entry:
         return False
     try:
-        actions = [json.loads(line) for line in entry.splitlines()]
-        return any("compaction" in (action.get("commitInfo") or {}).get("bronze", {})
-                   for action in actions) and all(map(_changes_no_data, actions))
-    except (ValueError, TypeError, AttributeError):
+        actions = list(actions_of(entry))
+        return any(kind == "commitInfo" and "compaction" in content.get("bronze", {})
+                   for kind, content in actions) and all(
+                       kind == "commitInfo" or _changes_no_data(kind, content)
+                       for kind, content in actions)
+    except (ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
-def _changes_no_data(action: Mapping[str, Any]) -> bool:
-    return all(name == "commitInfo" or (name in ("add", "remove") and not content["dataChange"])
-               for name, content in action.items())
+def _changes_no_data(kind: str, content: Mapping[str, Any]) -> bool:
+    return kind in ("add", "remove") and not content["dataChange"]
 
 
 def appends_only(entry: bytes) -> bool:
     """Whether an entry adds files and sets positions, and does nothing else."""
     try:
-        return all(set(json.loads(line)) <= {"commitInfo", "add", "txn"}
-                   for line in entry.splitlines())
-    except (ValueError, TypeError):
+        return all(kind in ("commitInfo", "add", "txn") for kind, _ in actions_of(entry))
+    except ValueError:
         return False
 
 
@@ -175,9 +191,10 @@ def unknown_features(
     else:
         return [f"writer version {writer_version}"]
     names = tuple(properties)
-    return [feature for feature in asked if feature not in _HARMLESS
-            and (feature not in _RULES
-                 or any(name.startswith(_RULES[feature]) for name in names))]
+    return [*(feature for feature in asked if feature not in _HARMLESS
+              and (feature not in _RULES
+                   or any(name.startswith(_RULES[feature]) for name in names))),
+            *(name for name in names if name in _UNBEARABLE)]
 
 
 def _commit_info(

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from workers.log_entry import unknown_features, whole_number
+from workers.log_entry import actions_of, unknown_features, whole_number
 
 KINDS = ("protocol", "metaData", "txn")
 """The actions that count here, as entries and checkpoints name them."""
@@ -33,9 +33,8 @@ class LogHead:
     def apply_entry(self, entry: bytes) -> None:
         """Take in the next entry.  Raises ValueError, KeyError, TypeError or AttributeError for
         damage, also in what does not count here: nobody else could read the table any more."""
-        for line in entry.splitlines():
-            for kind, action in json.loads(line).items():
-                self.apply(kind, action)
+        for kind, action in actions_of(entry):
+            self.apply(kind, action)
 
     def apply(self, kind: str, action: Mapping[str, Any]) -> None:
         """Take in one action; other kinds than KINDS change nothing.  Raises as above."""
@@ -82,6 +81,13 @@ def _number(action: Mapping[str, Any], name: str) -> int:
     return found
 
 
-def _properties(fields: list[dict[str, Any]]) -> Iterator[str]:
-    for field in fields:
-        yield from field.get("metadata") or ()
+def _properties(kind: Any) -> Iterator[str]:
+    """Names of the properties of columns and of fields inside them."""
+    if isinstance(kind, dict):
+        yield from kind.get("metadata") or ()
+        for name, part in kind.items():
+            if name != "metadata":
+                yield from _properties(part)
+    elif isinstance(kind, list):
+        for part in kind:
+            yield from _properties(part)

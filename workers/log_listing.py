@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,8 @@ from shared.errors import TableUnavailable
 from shared.object_store import ObjectStore
 from workers.log_entry import entry_path, entry_version, log_folder, whole_number
 
-_CHECKPOINT = re.compile(r"(\d{20})\.checkpoint(?:\.(\d{10})\.(\d{10}))?\.parquet")
+_CHECKPOINT = re.compile(
+    r"(\d{20})\.checkpoint(?:\.(\d{10})\.(\d{10}))?\.parquet", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +42,14 @@ def look_at_log(store: ObjectStore, folder: str) -> LogFiles:
     Raises `TableUnavailable` where the checkpoint that it names is gone, and `StorageUnavailable`.
     """
     hint = _read_hint(store, folder)
-    named = hint.get("version", -1)
-    start = entry_path(folder, named - 1) if named > 0 else ""
-    found = log_files(store.list_after(log_folder(folder), start), hint)
-    if found.checkpoint < named and not hint.get("v2Checkpoint"):
+    # A checkpoint of a form not known here is as good as none.
+    named = -1 if hint.get("v2Checkpoint") else hint.get("version", -1)
+    log = log_folder(folder)
+    pages = store.pages_after(log, entry_path(folder, named - 1) if named > 0 else "")
+    # Below lie other writers' folders, and copies that somebody put aside.
+    ours = ([path for path in page if "/" not in path[len(log):]] for page in pages)
+    found = log_files(ours, hint)
+    if found.checkpoint < named:
         raise TableUnavailable(f"table {folder}: _last_checkpoint names version {named}, whose "
                                f"checkpoint is not there")
     return found
@@ -59,19 +64,25 @@ def _read_hint(store: ObjectStore, folder: str) -> Mapping[str, Any]:
     return {} if version is None else {**hint, "version": max(-1, version)}
 
 
-def log_files(paths: list[str], hint: Mapping[str, Any]) -> LogFiles:
-    """What these paths of a log are.
+def log_files(pages: Iterable[list[str]], hint: Mapping[str, Any]) -> LogFiles:
+    """What the paths of a log are, which come in pages, in whichever order.
 
     Checkpoints of a form not known here are passed over: the entries since the last known one say
-    the same.
+    the same.  What lies before a whole checkpoint is forgotten at the end of each page.
     """
-    entries = frozenset(
-        version for version in map(entry_version, paths) if version is not None)
+    entries: set[int] = set()
     checkpoints: dict[tuple[int, int], list[str]] = {}
-    for path in paths:
-        match = _CHECKPOINT.fullmatch(path.rsplit("/", 1)[-1])
-        if match is not None:
-            checkpoints.setdefault((int(match[1]), int(match[3] or 1)), []).append(path)
-    whole = {key: files for key, files in checkpoints.items() if len(files) == key[1]}
-    last = max(whole, default=(-1, 0))
-    return LogFiles(last[0], tuple(whole.get(last, ())), max(last[0], *entries, -1), entries, hint)
+    last = (-1, 0)
+    for page in pages:
+        entries.update(version for version in map(entry_version, page) if version is not None)
+        for path in page:
+            match = _CHECKPOINT.fullmatch(path.rsplit("/", 1)[-1])
+            if match is not None:
+                # 0 parts: it is one file, and its name does not say so.
+                checkpoints.setdefault((int(match[1]), int(match[3] or 0)), []).append(path)
+        last = max((key for key, files in checkpoints.items() if len(files) == max(1, key[1])),
+                   default=last)
+        entries = {version for version in entries if version >= last[0]}
+        checkpoints = {key: files for key, files in checkpoints.items() if key[0] >= last[0]}
+    parts = tuple(sorted(checkpoints.get(last, ())))
+    return LogFiles(last[0], parts, max(last[0], *entries, -1), frozenset(entries), hint)

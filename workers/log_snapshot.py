@@ -22,10 +22,14 @@ REQUESTS_AT_ONCE = 4
 """Eight workers open their tables at the same time; a request to a distant store takes 30 ms."""
 ENTRIES_AT_ONCE = 64
 """In memory, before they are taken in."""
+_DAMAGE = (ValueError, KeyError, TypeError, AttributeError)
+"""What comes of reading an action of another form."""
 
 
-def read_snapshot(store: ObjectStore, folder: str) -> tuple[int, LogHead]:
-    """The newest version and its head.
+def read_snapshot(
+    store: ObjectStore, folder: str, beat: Callable[[], None] = lambda: None
+) -> tuple[int, LogHead]:
+    """The newest version and its head; `beat` is called on the way, however long that is.
 
     Raises `TableVanished` where there is no log, `TableUnavailable` where it cannot be read, and
     `StorageUnavailable`.
@@ -36,28 +40,29 @@ def read_snapshot(store: ObjectStore, folder: str) -> tuple[int, LogHead]:
     head = LogHead()
     for part in listed.parts:
         _read_checkpoint(store, folder, part, head)
-    apply_entries(store, folder, listed, head.apply_entry)
+    apply_entries(store, folder, listed, head.apply_entry, beat)
     if not head.is_complete:
         raise TableUnavailable(f"table {folder}: its log has no metadata or no protocol")
     return listed.newest, head
 
 
 def apply_entries(
-    store: ObjectStore, folder: str, listed: LogFiles, apply: Callable[[bytes], None]
+    store: ObjectStore, folder: str, listed: LogFiles, apply: Callable[[bytes], None],
+    beat: Callable[[], None] = lambda: None,
 ) -> None:
-    """Have the entries since the last checkpoint applied, in order.
+    """Have the entries since the last checkpoint applied, in order; `beat` as above.
 
     `apply` raises ValueError, KeyError, TypeError or AttributeError for damage, which becomes
     `TableUnavailable`, as does an entry that is missing.
     """
     wanted = range(listed.checkpoint + 1, listed.newest + 1)
-    missing = [version for version in wanted if version not in listed.entries]
-    if missing:
-        raise TableUnavailable(f"table {folder}: entry {missing[0]} is missing from its log")
-    for version, entry in _entries(store, folder, wanted):
+    missing = next((version for version in wanted if version not in listed.entries), None)
+    if missing is not None:
+        raise TableUnavailable(f"table {folder}: entry {missing} is missing from its log")
+    for version, entry in _entries(store, folder, wanted, beat):
         try:
             apply(entry)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except _DAMAGE as error:
             raise TableUnavailable(f"table {folder}: entry {version} cannot be read") from error
 
 
@@ -70,7 +75,7 @@ def _read_checkpoint(store: ObjectStore, folder: str, path: str, head: LogHead) 
         for kind in KINDS:
             for action in _actions(file, kind):
                 head.apply(kind, action)
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+    except (pa.ArrowException, OSError, *_DAMAGE) as error:
         raise TableUnavailable(f"table {folder}: checkpoint {path} cannot be read") from error
 
 
@@ -93,7 +98,9 @@ def _may_hold(column: pq.ColumnChunkMetaData, rows: int) -> bool:
     return found is None or not found.has_null_count or found.null_count < rows
 
 
-def _entries(store: ObjectStore, folder: str, versions: range) -> Iterator[tuple[int, bytes]]:
+def _entries(
+    store: ObjectStore, folder: str, versions: range, beat: Callable[[], None]
+) -> Iterator[tuple[int, bytes]]:
     """The entries in order, read some at a time, a few at once."""
     if not versions:
         return
@@ -106,3 +113,4 @@ def _entries(store: ObjectStore, folder: str, versions: range) -> Iterator[tuple
                     raise TableUnavailable(
                         f"table {folder}: entry {version} of its log is gone")
                 yield version, entry
+            beat()

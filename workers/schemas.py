@@ -41,6 +41,10 @@ DLQ_FILE = pa.schema([
     pa.field("service_version", pa.string()),
 ])
 
+MAY_BE_NULL = frozenset({"key", "value", "headers", "headers.value", "_kafka_timestamp",
+                         "error_position"})
+"""What a message need not have; every table must take null there."""
+
 
 def table_schema(file_schema: pa.Schema) -> pa.Schema:
     """A table's columns: its files' with the partition column behind `_ingested_at`."""

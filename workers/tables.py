@@ -156,13 +156,19 @@ class TopicTables:
 
     def open_existing(self) -> None:
         """Open the bronze table of a topic that is no longer configured, to roll it forward."""
-        self._bronze = self._must_open(self._bronze_folder)
+        self._bronze = self._must_open(self._bronze_folder, _ROLES[BRONZE])
 
-    def _must_open(self, folder: str) -> Table:
+    def _must_open(self, folder: str, role: _Role) -> Table:
         table = self._tables.open(folder)
         if table is None:
             raise TableVanished(f"table {folder} is named by a decided record and is gone")
+        self._tables.check(folder, table, role.schema)
         return table
+
+    def _refresh(self, table: Table, folder: str, role: _Role) -> None:
+        """Take the newest snapshot; what others committed may be columns our rows do not fit."""
+        table.refresh()
+        self._tables.check(folder, table, role.schema)
 
     def roll_forward(self, number: int, manifest: Manifest) -> Versions:
         """Bring record `number`'s manifest into the tables, if it is not there yet.
@@ -174,7 +180,7 @@ class TopicTables:
         dlq_version = None
         if manifest.dead_letter_spans:
             if self._dlq is None:
-                self._dlq = self._must_open(self._dlq_folder)
+                self._dlq = self._must_open(self._dlq_folder, _ROLES[DLQ])
             self._commit(self._dlq, self._dlq_folder, _ROLES[DLQ],
                          manifest.dead_letter_spans, manifest.files_of(DLQ), number)
             dlq_version = self._dlq.version
@@ -197,7 +203,7 @@ class TopicTables:
                 return
             if tiling is Tiling.TORN and not fresh:
                 # Our snapshot may be older than records that others have done meanwhile.
-                table.refresh()
+                self._refresh(table, folder, role)
                 fresh = True
                 continue
             if tiling is Tiling.TORN:
@@ -220,11 +226,8 @@ class TopicTables:
                 failed = error
             else:
                 return
-            table.refresh()
+            self._refresh(table, folder, role)
             fresh = True
-            if refused is not None:
-                # What another writer committed may be columns that our rows do not fit.
-                self._tables.check(folder, table, role.schema)
         raise TableUnavailable(
             f"table {folder}: a commit was refused {COMMIT_ATTEMPTS_MAX} times: {refused}")
 
@@ -254,10 +257,10 @@ class TopicTables:
         return self.bronze.txn_version(topic_id_app_id(self._topic, topic_id)) is not None
 
     def refresh(self) -> None:
-        """Take the newest snapshots."""
-        self.bronze.refresh()
+        """Take the newest snapshots.  Raises as `ensure` does."""
+        self._refresh(self.bronze, self._bronze_folder, _ROLES[BRONZE])
         if self._dlq is not None:
-            self._dlq.refresh()
+            self._refresh(self._dlq, self._dlq_folder, _ROLES[DLQ])
 
     def begin(self, starts: Mapping[int, int], topic_id: str) -> None:
         """Fix where partitions without a position begin, before their first message is read.
@@ -277,8 +280,7 @@ class TopicTables:
             except (CommitConflict, StorageUnavailable) as error:
                 last = error
                 self._on_doubt(error)
-                self.bronze.refresh()
-                self._tables.check(self._bronze_folder, self.bronze, _ROLES[BRONZE].schema)
+                self._refresh(self.bronze, self._bronze_folder, _ROLES[BRONZE])
         if isinstance(last, StorageUnavailable):
             raise last
         raise TableUnavailable(f"table {self._bronze_folder}: a commit without rows was "

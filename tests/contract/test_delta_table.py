@@ -250,14 +250,29 @@ def test_a_commit_behind_the_newest_one_needs_no_snapshot(lake: TableStore) -> N
     assert (opened.version, opened.txn_version("bronze/cycles")) == (1, 5)
 
 
+def test_a_commit_behind_an_entry_that_is_gone_is_refused(
+    folder_lake: TableStore, tmp_path: Path
+) -> None:
+    """Somebody deleted the table meanwhile: an entry alone would make a log with a hole."""
+    folder_lake.create(FOLDER, SCHEMA)
+    (tmp_path / entry_path(FOLDER, 0)).unlink()
+    with pytest.raises(CommitConflict, match="version 0 is gone"):
+        folder_lake.append(FOLDER, 0, (a_file("a"),), {"bronze/cycles": 5}, {})
+    assert not (tmp_path / entry_path(FOLDER, 1)).exists()
+
+
 def test_a_commit_that_cannot_be_read_is_the_tables_fault(
     folder_lake: TableStore, tmp_path: Path
 ) -> None:
     """Not the store's: whoever is called must look at the table."""
     folder_lake.create(FOLDER, SCHEMA)
-    (tmp_path / entry_path(FOLDER, 1)).write_text('{"commitInfo": {"times')
-    with pytest.raises(TableUnavailable, match="entry 1"):
-        folder_lake.commits(FOLDER, 0)
+    for damage in ('{"commitInfo": {"times', '{"commitInfo": {}}\n{"add": {"path": "x',
+                   '["txn"]', '{"txn": 5}'):
+        (tmp_path / entry_path(FOLDER, 1)).write_text(damage)
+        with pytest.raises(TableUnavailable, match="entry 1"):
+            folder_lake.commits(FOLDER, 0)
+        with pytest.raises(TableUnavailable, match="entry 1"):
+            folder_lake.newest(FOLDER)
 
 
 def test_log_entries_are_what_another_reader_reads(
@@ -297,6 +312,15 @@ def foreign(folder: Path, schema: pa.Schema, partition_by: list[str]) -> None:
     (lambda s: (s.append(pa.field("extra", pa.string())), ["_ingestion_date"]), None),
     (lambda s: (s.append(pa.field("extra", pa.string(), nullable=False)), ["_ingestion_date"]),
      "extra is not ours and may not be null"),
+    (lambda s: (s.set(s.get_field_index("key"), pa.field("key", pa.binary(), nullable=False)),
+                ["_ingestion_date"]), "key may not be null"),
+    (lambda s: (s.set(s.get_field_index("headers"), pa.field("headers", pa.list_(pa.struct([
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("value", pa.binary(), nullable=False)])))), ["_ingestion_date"]),
+     "^[^;]*headers.value may not be null[^;]*$"),
+    (lambda s: (s.set(s.get_field_index("_kafka_offset"),
+                      pa.field("_kafka_offset", pa.int64(), nullable=False)),
+                ["_ingestion_date"]), None),
     (lambda s: (s.remove(s.get_field_index("key")), ["_ingestion_date"]), "key is missing"),
     (lambda s: (s.set(s.get_field_index("value"), pa.field("value", pa.binary())),
                 ["_ingestion_date"]), 'value is "binary", not "string"'),
@@ -326,6 +350,9 @@ def test_existing_table_is_held_to_our_columns(
     ((6, None), {}, "writer version 6"),
     ((7, ["appendOnly", "changeDataFeed"]), {}, None),
     ((7, ["rowTracking", "appendOnly"]), {}, "rowTracking"),
+    # With it, Spark leaves our positions out of its checkpoints.
+    ((2, None), {"delta.setTransactionRetentionDuration": "interval 30 days"},
+     "delta.setTransactionRetentionDuration"),
 ])
 def test_table_whose_writers_must_do_more_is_not_opened(
     folder_lake: TableStore, tmp_path: Path, protocol: tuple[int, list[str] | None],

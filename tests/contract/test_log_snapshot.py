@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pyarrow as pa
@@ -20,9 +22,9 @@ from shared.errors import StorageUnavailable, TableUnavailable, TableVanished
 from shared.object_store import Store, open_store
 from tests.fakes.config import make_config
 from tests.fakes.store import MemoryStore
-from workers.log_entry import append_entry, entry_path, first_entry, log_folder
+from workers.log_entry import VERSION_MAX, append_entry, entry_path, first_entry, log_folder
 from workers.log_head import LogHead
-from workers.log_listing import log_files
+from workers.log_listing import hint_path, log_files
 from workers.log_snapshot import ENTRIES_AT_ONCE, read_snapshot
 from workers.schemas import BRONZE_FILE, DLQ_FILE, delta_schema, table_schema
 
@@ -152,12 +154,95 @@ def test_the_newest_checkpoint_counts_also_where_the_hint_is_older() -> None:
         f"{3:020d}.checkpoint.parquet", f"{3:020d}.json", f"{5:020d}.json", f"{4:020d}.json",
         f"{5:020d}.checkpoint.{1:010d}.{2:010d}.parquet", "_last_checkpoint", f"{5:020d}.crc",
         f"{4:020d}.checkpoint.80a083e8-7026-4e79-81be-64bd76c43a11.parquet")]
-    found = log_files(paths, {})
+    found = log_files([paths], {})
     assert (found.checkpoint, found.parts, found.newest) == (3, (paths[0],), 5)
     second = f"{log_folder(FOLDER)}{5:020d}.checkpoint.{2:010d}.{2:010d}.parquet"
-    found = log_files([*paths, second], {})
+    found = log_files([paths, [second]], {})
     assert (found.checkpoint, found.parts, found.newest) == (5, (paths[4], second), 5)
     assert log_files([], {}).newest == -1
+
+
+def test_what_else_lies_in_a_log_is_passed_over(tmp_path: Path) -> None:
+    """A copy that somebody put aside, other tools' files, a name that is a date."""
+    table = foreign_table(tmp_path, 4)
+    table.create_checkpoint()
+    log = tmp_path / log_folder(FOLDER)
+    for name in ("backup", "_staged_commits"):
+        shutil.copytree(log, log.parent / "aside", dirs_exist_ok=True)
+        shutil.move(log.parent / "aside", log / name)
+    (log / "backup" / f"{50:020d}.json").write_text("{}")
+    (log / "20260714120000123456.json").write_text("{}")
+    (log / f"{60:020d}").write_text("{}")
+    (log / f"{60:020d}.json.tmp").write_text("{}")
+    assert_same(tmp_path)
+    (log / "_last_checkpoint").unlink()
+    assert_same(tmp_path)
+
+
+def test_a_gap_of_any_length_is_told_at_once() -> None:
+    """A stray name must not cost the memory of all the versions before it."""
+    store = begun(MemoryStore())
+    append(store, VERSION_MAX, a=1)
+    with pytest.raises(TableUnavailable, match="entry 1 is missing"):
+        read_snapshot(store, FOLDER)
+
+
+@given(st.sets(st.integers(0, 12)), st.sets(st.tuples(st.integers(0, 12), st.integers(0, 2))),
+       st.randoms(use_true_random=False), st.integers(1, 9))
+def test_a_listing_in_pages_is_the_listing(
+    versions: set[int], checkpoints: set[tuple[int, int]], chance: Random, size: int
+) -> None:
+    """Whatever was forgotten on the way; on a disk the pages come in any order."""
+    paths = [entry_path(FOLDER, version) for version in versions]
+    for version, parts in checkpoints:
+        name = f"{log_folder(FOLDER)}{version:020d}.checkpoint"
+        paths += [f"{name}.{number + 1:010d}.{parts:010d}.parquet" for number in range(parts)] or [
+            f"{name}.parquet"]
+    whole = log_files([paths], {})
+    chance.shuffle(paths)
+    pages = [paths[start:start + size] for start in range(0, len(paths), size)]
+    assert log_files(pages, {}) == whole
+    assert whole.newest == max([*versions, *(version for version, _ in checkpoints)], default=-1)
+    assert whole.checkpoint == max((version for version, _ in checkpoints), default=-1)
+
+
+def test_blank_lines_and_marks_of_byte_order_are_no_damage() -> None:
+    """Other writers' habits."""
+    head = LogHead()
+    head.apply_entry(b'\xef\xbb\xbf{"txn": {"appId": "a", "version": 1}}\r\n\r\n'
+                     b'{"txn": {"appId": "b", "version": 2}}\n\n')
+    assert (head.position("a"), head.position("b")) == (1, 2)
+
+
+def test_a_checkpoint_of_a_newer_form_does_not_hide_the_log() -> None:
+    """Its hint says where it is, and we read what came before it."""
+    store = begun(MemoryStore())
+    for version in range(1, 5):
+        append(store, version, a=version)
+    store.put(hint_path(FOLDER), b'{"version": 3, "v2Checkpoint": {"path": "x.parquet"}}')
+    version, head = read_snapshot(store, FOLDER)
+    assert (version, head.position("a")) == (4, 4)
+
+
+def test_a_long_log_beats_all_along() -> None:
+    """A worker that reads one for minutes is not one that hangs."""
+    store, beats = begun(MemoryStore()), []
+    for version in range(1, 3 * ENTRIES_AT_ONCE):
+        append(store, version, a=version)
+    read_snapshot(store, FOLDER, lambda: beats.append(1))
+    assert len(beats) == 3
+
+
+def test_invariants_inside_a_column_are_seen() -> None:
+    """Also of a field of a struct in a list."""
+    head = LogHead()
+    inner = {"name": "b", "type": "string", "nullable": True,
+             "metadata": {"delta.invariants": "b > 0"}}
+    column = {"name": "a", "nullable": True, "metadata": {}, "type": {
+        "type": "array", "containsNull": True, "elementType": {"type": "struct", "fields": [inner]}}}
+    head.apply("protocol", {"minReaderVersion": 1, "minWriterVersion": 2})
+    head.apply("metaData", {"schemaString": json.dumps({"type": "struct", "fields": [column]})})
+    assert head.unknown_features() == ["invariants"]
 
 
 @given(st.lists(st.tuples(st.sampled_from(APP_IDS), st.integers(0, 2**62)), max_size=20),

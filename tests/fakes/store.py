@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from typing import BinaryIO
 
 from shared.errors import StorageUnavailable
@@ -55,6 +56,11 @@ class MemoryStore:
         """See `ObjectStore`."""
         with self.faults.around("list", prefix):
             return sorted(p for p in self.objects if p.startswith(prefix) and p > after)
+
+    def pages_after(self, prefix: str, after: str = "") -> Iterator[list[str]]:
+        """See `ObjectStore`; pages of two."""
+        found = self.list_after(prefix, after)
+        yield from (found[start:start + 2] for start in range(0, len(found), 2))
 
     def delete(self, path: str) -> None:
         """See `ObjectStore`."""

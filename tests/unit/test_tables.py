@@ -240,6 +240,41 @@ def test_a_schema_changed_by_another_writer_is_noticed_before_our_commit(
     assert lake.state(BRONZE).txns()[app(0)] == 10
 
 
+def change_schema(lake: Lake, table: str) -> None:
+    """As another writer might."""
+    state = lake.state(table)
+    state.schema = table_schema({BRONZE: DLQ_FILE, DLQ: BRONZE_FILE}[table])
+    state.append({})
+
+
+@pytest.mark.parametrize("table", [BRONZE, DLQ])
+def test_a_schema_changed_by_another_writer_is_noticed_by_every_look(
+    lake: Lake, table: str
+) -> None:
+    """A snapshot that moved on by itself would be committed to without a conflict."""
+    change_schema(lake, table)
+    with pytest.raises(TableMismatch, match=FOLDERS[table]):
+        lake.tables.refresh()
+    other = lake.make(dlq_enabled=False)
+    with pytest.raises(TableMismatch, match=FOLDERS[table]):
+        other.open_existing()
+        other.roll_forward(7, lake.manifest(DEAD, files=BOTH))
+    assert lake.state(table).paths == []
+
+
+@pytest.mark.parametrize("table", [BRONZE, DLQ])
+def test_a_schema_changed_while_a_commit_failed_is_noticed_by_the_next_try(
+    lake: Lake, table: str
+) -> None:
+    """The failed one is looked for in the newest snapshot, and that one is then committed to."""
+    manifest = lake.manifest() if table == BRONZE else lake.manifest(DEAD, files=BOTH)
+    lake.twins.faults.order("commit", FOLDERS[table])
+    lake.twins.faults.once_before("refresh", FOLDERS[table], lambda: change_schema(lake, table))
+    with pytest.raises(TableMismatch, match=FOLDERS[table]):
+        lake.tables.roll_forward(7, manifest)
+    assert lake.state(table).paths == []
+
+
 def test_commit_attempts_are_bounded(lake: Lake) -> None:
     """A table that refuses for ever must not hold the worker's heartbeat."""
     conflict = CommitConflict("always")
