@@ -19,6 +19,7 @@ LOAN = "tests/unit/test_loan.py"
 CLIENT = "tests/unit/test_kafka_client.py"
 LEDGER = "tests/unit/test_ledger.py"
 SNAPSHOT = "tests/contract/test_log_snapshot.py"
+DELTA_TABLE = "tests/contract/test_delta_table.py"
 TABLE_FILES = "tests/contract/test_table_files.py"
 KEEPER = "tests/unit/test_keeper.py"
 
@@ -53,8 +54,8 @@ MUTANTS = (
         "                failed = error\n", "                return\n", (TABLES,)),
     Mutant(
         "the table is not read again after a commit's error", "workers/tables.py",
-        "                return\n            table.refresh()\n            fresh = True\n",
-        "                return\n            fresh = True\n", (TABLES,)),
+        "                return\n            self._refresh(table, folder, role)\n",
+        "                return\n", (TABLES,)),
     Mutant(
         "a lost answer is followed by the same commit again, without a look", "workers/tables.py",
         "            if tiling is Tiling.DONE:\n                return\n",
@@ -70,13 +71,13 @@ MUTANTS = (
         "        for kind in KINDS:\n", "        for kind in KINDS[:2]:\n", (SNAPSHOT,)),
     Mutant(
         "a checkpoint counts of which a part is missing", "workers/log_listing.py",
-        "if len(files) == key[1]}", "if files}", (SNAPSHOT,)),
+        "if len(files) == max(1, key[1])),", "if files),", (SNAPSHOT,)),
     Mutant(
         "a hole in a table's log is passed over", "workers/log_snapshot.py",
-        " if version not in listed.entries]", " if False]", (SNAPSHOT,)),
+        " if version not in listed.entries)", " if False)", (SNAPSHOT,)),
     Mutant(
         "a hint is believed whose checkpoint is gone", "workers/log_listing.py",
-        "    if found.checkpoint < named and not hint.get(\"v2Checkpoint\"):\n", "    if False:\n",
+        "    if found.checkpoint < named:\n", "    if False:\n",
         (SNAPSHOT,)),
     Mutant(
         "a row group with a single position is passed over", "workers/log_snapshot.py",
@@ -101,9 +102,25 @@ MUTANTS = (
         "files of a record are committed without a look whether they exist", "workers/tables.py",
         "            if size != file.size:\n", "            if False:\n", (TABLES,)),
     Mutant(
-        "columns are not looked at again when another writer was first", "workers/tables.py",
-        "                self._tables.check(folder, table, role.schema)\n",
-        "                pass\n", (TABLES,)),
+        "columns are not looked at again when the snapshot moves", "workers/tables.py",
+        "        table.refresh()\n        self._tables.check(folder, table, role.schema)\n",
+        "        table.refresh()\n", (TABLES,)),
+    Mutant(
+        "columns of a table that only a record names are not looked at", "workers/tables.py",
+        "is named by a decided record and is gone\")\n"
+        "        self._tables.check(folder, table, role.schema)\n",
+        "is named by a decided record and is gone\")\n", (TABLES,)),
+    Mutant(
+        "a table may forbid null where messages have none", "workers/delta_table.py",
+        "if path in MAY_BE_NULL]", "if False]",
+        (f"{DELTA_TABLE} -k existing_table",)),
+    Mutant(
+        "positions may go from a table by a property of it", "workers/log_entry.py",
+        "            *(name for name in names if name in _UNBEARABLE)]", "            ]",
+        (f"{DELTA_TABLE} -k writers_must",)),
+    Mutant(
+        "copies below a log count", "workers/log_listing.py",
+        " if \"/\" not in path[len(log):]]", "]", (SNAPSHOT,)),
     Mutant(
         "a table that vanished is made again", "workers/tables.py",
         "    if store.size(certificate) is None:\n        return tables.create",
