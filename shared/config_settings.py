@@ -218,11 +218,13 @@ OWN_PREFIXES = (
 
 PROPERTY_PREFIX = "KAFKA_PROPERTY_"
 
-# Variables of others that begin like ours: those of Kafka's own scripts, and those Kubernetes
-# sets in every pod for a service named, for example, "kafka".
+# Variables of others that begin like ours: those of Kafka's own scripts, those that systemd sets
+# for every service since its version 254, and those Kubernetes sets in every pod for a service
+# named, for example, "kafka".
 FOREIGN_NAMES = frozenset({
     "KAFKA_HOME", "KAFKA_OPTS", "KAFKA_HEAP_OPTS", "KAFKA_JMX_OPTS", "KAFKA_LOG4J_OPTS",
     "KAFKA_GC_LOG_OPTS", "KAFKA_JVM_PERFORMANCE_OPTS", "KAFKA_DEBUG", "KAFKA_VERSION",
+    "MEMORY_PRESSURE_WATCH", "MEMORY_PRESSURE_WRITE",
 })  # fmt: skip
 FOREIGN_PATTERN = (
     r"[A-Z0-9_]+_SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)"

@@ -609,6 +609,7 @@ def test_aws_itself_needs_no_keys() -> None:
     "KAFKA_PORT_9092_TCP_ADDR", "HEALTH_SERVICE_PORT", "AWS_PROFILE", "AWS_SESSION_TOKEN",
     "AWS_DEFAULT_REGION", "AWS_CA_BUNDLE", "AWS_ENDPOINT_URL_SQS", "LOG_DIR", "LOG_PATH", "PATH",
     "CREDENTIALS_DIRECTORY", "INSTANCE_TYPE", "START_TIME", "HOSTNAME",
+    "MEMORY_PRESSURE_WATCH", "MEMORY_PRESSURE_WRITE", "STORE_API_PORT", "STOP_SIGNAL",
 ])
 def test_variables_of_others_are_let_through(name: str) -> None:
     """The environment is shared with the machine; refusing its names would stop a good start."""
