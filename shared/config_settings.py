@@ -166,8 +166,9 @@ _LIMITS = (
             "flush, at all of it reading pauses.",
             1024, 16 * 1024 * MIB),
     Setting("CARRY_OVER_FILES_MAX", Group.LIMITS, Kind.INTEGER, "128",
-            "Files a topic may have sent that no commit names yet before it stops reading.",
-            1, 1000),
+            "Files a topic may have sent that no commit names yet before it stops reading. Bound by "
+            "the manifest that names them: 150 fit with 128 partitions, 128 with 256; with more "
+            "partitions, lower it.", 1, 150),
     Setting("CARRY_OVER_BYTES_MAX", Group.LIMITS, Kind.INTEGER, str(512 * MIB),
             "The same, in bytes of those files.", 1024, 1024 * 1024 * MIB),
 )
@@ -195,7 +196,8 @@ _LINEAGE = (
     Setting("LINEAGE_API_KEY_FILE", Group.LINEAGE, Kind.SECRET_FILE, None,
             "File that holds the key.", private=True),
     Setting("LINEAGE_NAMESPACE", Group.LINEAGE, Kind.TEXT, "bronze-ingestion",
-            "Namespace of the job in the events; the job's name is INSTANCE_ID."),
+            "Namespace of the job in the events; the job's name is "
+            "`bronze-ingestion.{INSTANCE_ID}`."),
     Setting("LINEAGE_TIMEOUT_SECONDS", Group.LINEAGE, Kind.SECONDS, "5",
             "Limit of one event's request.", 0.1, 30),
 )
@@ -213,7 +215,7 @@ SECRET_PAIRS = (
 # Names beginning so are ours alone: an unknown one is a fault even if it is like none of ours.
 OWN_PREFIXES = (
     "KAFKA_", "LAKE_", "DLQ_", "GAP_", "BATCH_", "CYCLE_", "HEARTBEAT_", "ISOLATE_", "KEEPER_",
-    "CARRY_OVER_", "HEALTH_", "MEMORY_", "LINEAGE_",
+    "COMPACT_", "VACUUM_", "CARRY_OVER_", "HEALTH_", "MEMORY_", "LINEAGE_",
 )  # fmt: skip
 
 PROPERTY_PREFIX = "KAFKA_PROPERTY_"
