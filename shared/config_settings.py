@@ -166,8 +166,8 @@ _LIMITS = (
             "flush, at all of it reading pauses.",
             1024, 16 * 1024 * MIB),
     Setting("CARRY_OVER_FILES_MAX", Group.LIMITS, Kind.INTEGER, "128",
-            "Files a topic may have sent that no commit names yet before it stops reading. Bound by "
-            "the manifest that names them: 150 fit with 128 partitions, 128 with 256; with more "
+            "Files a topic may have sent that no commit names yet before it stops reading. Bound "
+            "by the manifest that names them: 150 fit with 128 partitions, 128 with 256; with more "
             "partitions, lower it.", 1, 150),
     Setting("CARRY_OVER_BYTES_MAX", Group.LIMITS, Kind.INTEGER, str(512 * MIB),
             "The same, in bytes of those files.", 1024, 1024 * 1024 * MIB),
