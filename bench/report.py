@@ -84,7 +84,10 @@ def contract(runs: Mapping[str, Run]) -> str:
     rows += [["-", "-", "-", f"**not measured**: {_one_line(run.failures[name])}", name]
              for name, run in runs.items() if name in run.failures]
     rows += [["-", "-", "-", "not measured yet", name] for name in SCENARIOS if name not in runs]
-    return "## The contract\n\n" + table(["What", "Limit", "Measured", "", "Scenario"], rows)
+    return ("## The contract\n\n"
+            "What is promised of the service's performance; the limits are those of "
+            "`bench/contract.py`. `make bench` ends with 1 when one of them is missed.\n\n"
+            ) + table(["What", "Limit", "Measured", "", "Scenario"], rows)
 
 
 def _one_line(text: str) -> str:

@@ -24,12 +24,14 @@ from bench.watch import total
 def _drain(found: Drain) -> str:
     per, peak = 1e6 / found.late, found.memory.peak
     everything = total(found.cpu) + total(found.start_cpu)
+    primed = found.rows + found.dead_letters - found.messages
     return (
         f"## Draining {found.messages:,} messages\n\n"
         f"{found.topics} topics of {found.partitions} partitions, JSON values of "
         f"{found.message_bytes:.0f} bytes on average, one in a thousand malformed, a flush every "
         f"{found.interval_s:g} s; {found.checkpoints} checkpoints of bronze tables fell into "
-        f"it. In all {found.rows:,} rows and {found.dead_letters:,} dead letters were counted.\n\n"
+        f"it. In all {found.rows:,} rows and {found.dead_letters:,} dead letters were counted, the "
+        f"{primed:,} among them with which the tables were primed before.\n\n"
         + table(["Measure", "Value"], [
             ["Start until READY", f"{found.start_s:.2f} s"],
             ["Read by early workers before READY", f"{found.early:,} messages"],
@@ -50,7 +52,8 @@ def _drain(found: Drain) -> str:
              f"{100 * idle_share(found.idle):.2f} % of a core"],
             ["Idle afterwards: commits, records, new objects",
              f"{found.idle.commits}, {found.idle.records}, {found.idle.objects_written}"]])
-        + "\n## Where the megabytes go\n\nAt the peak of the drain, by process (MB):\n\n"
+        + "\n## Where the megabytes go\n\nAt the peak of the drain, by process (MB); "
+        "`main` is the supervisor, `sidecar` the health page:\n\n"
         + by_process(found.memory.at_peak)
         + "\n## CPU by kind of process (s)\n\n" + table(
             ["Process", "Until READY", "Drain", f"Idle {found.idle.seconds:.0f} s"],

@@ -166,8 +166,9 @@ _LIMITS = (
             "flush, at all of it reading pauses.",
             1024, 16 * 1024 * MIB),
     Setting("CARRY_OVER_FILES_MAX", Group.LIMITS, Kind.INTEGER, "128",
-            "Files a topic may have sent that no commit names yet before it stops reading.",
-            1, 1000),
+            "Files a topic may have sent that no commit names yet before it stops reading. Bound "
+            "by the manifest that names them: 150 fit with 128 partitions, 128 with 256; with more "
+            "partitions, lower it.", 1, 150),
     Setting("CARRY_OVER_BYTES_MAX", Group.LIMITS, Kind.INTEGER, str(512 * MIB),
             "The same, in bytes of those files.", 1024, 1024 * 1024 * MIB),
 )
@@ -195,7 +196,8 @@ _LINEAGE = (
     Setting("LINEAGE_API_KEY_FILE", Group.LINEAGE, Kind.SECRET_FILE, None,
             "File that holds the key.", private=True),
     Setting("LINEAGE_NAMESPACE", Group.LINEAGE, Kind.TEXT, "bronze-ingestion",
-            "Namespace of the job in the events; the job's name is INSTANCE_ID."),
+            "Namespace of the job in the events; the job's name is "
+            "`bronze-ingestion.{INSTANCE_ID}`."),
     Setting("LINEAGE_TIMEOUT_SECONDS", Group.LINEAGE, Kind.SECONDS, "5",
             "Limit of one event's request.", 0.1, 30),
 )
@@ -213,16 +215,18 @@ SECRET_PAIRS = (
 # Names beginning so are ours alone: an unknown one is a fault even if it is like none of ours.
 OWN_PREFIXES = (
     "KAFKA_", "LAKE_", "DLQ_", "GAP_", "BATCH_", "CYCLE_", "HEARTBEAT_", "ISOLATE_", "KEEPER_",
-    "CARRY_OVER_", "HEALTH_", "MEMORY_", "LINEAGE_",
+    "COMPACT_", "VACUUM_", "CARRY_OVER_", "HEALTH_", "MEMORY_", "LINEAGE_",
 )  # fmt: skip
 
 PROPERTY_PREFIX = "KAFKA_PROPERTY_"
 
-# Variables of others that begin like ours: those of Kafka's own scripts, and those Kubernetes
-# sets in every pod for a service named, for example, "kafka".
+# Variables of others that begin like ours: those of Kafka's own scripts, those that systemd sets
+# for every service since its version 254, and those Kubernetes sets in every pod for a service
+# named, for example, "kafka".
 FOREIGN_NAMES = frozenset({
     "KAFKA_HOME", "KAFKA_OPTS", "KAFKA_HEAP_OPTS", "KAFKA_JMX_OPTS", "KAFKA_LOG4J_OPTS",
     "KAFKA_GC_LOG_OPTS", "KAFKA_JVM_PERFORMANCE_OPTS", "KAFKA_DEBUG", "KAFKA_VERSION",
+    "MEMORY_PRESSURE_WATCH", "MEMORY_PRESSURE_WRITE",
 })  # fmt: skip
 FOREIGN_PATTERN = (
     r"[A-Z0-9_]+_SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)"

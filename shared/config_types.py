@@ -255,6 +255,11 @@ class KeeperConfig:
     compact_target_mb: int
     vacuum_retention_days: int
 
+    @property
+    def deletes_data_files(self) -> bool:
+        """Whether it needs the right to: for a compaction, too, that drops its own new file."""
+        return bool(self.compact_target_mb or self.vacuum_retention_days)
+
 
 @dataclass(frozen=True, slots=True)
 class Limits(MemoryPlan):

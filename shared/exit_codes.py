@@ -47,8 +47,9 @@ class ExitCode(IntEnum):
     CONFIG = (
         78,
         False,
-        "The configuration is wrong (every fault was named on stderr), or the lake needs a "
-        "person. systemd: do not restart; the next start would fail the same way.",
+        "The configuration or the command line is wrong (every fault was named on stderr), the "
+        "lake needs a person, there is no room for the shared memory, or the health page's port "
+        "is taken. systemd: do not restart; the next start would fail the same way.",
     )
 
 

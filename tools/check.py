@@ -22,7 +22,7 @@ SKEW_MAX_S = 2.0
 RECENT_S = 120.0
 """A record of our instance younger than this may be that of a service that runs."""
 UNEXPECTED = "Nobody expected this error: report it."
-STORE_OPERATIONS = ("list", "put", "create", "get", "delete", "trim")
+STORE_OPERATIONS = ("list", "put", "create", "get", "delete", "trim", "vacuum")
 
 Findings = Mapping[Key, Finding]
 
@@ -37,7 +37,8 @@ def expected(config: Config) -> list[Key]:
         *(Key("topic", topic) for topic in config.topics),
         Key("group"),
         *(Key("retention", topic) for topic in config.topics),
-        *(Key("store", operation) for operation in STORE_OPERATIONS),
+        *(Key("store", operation) for operation in STORE_OPERATIONS
+          if operation != "vacuum" or config.keeper.deletes_data_files),
         Key("clock"),
         Key("log"),
         *(Key("table", folder) for folder in tables),
@@ -135,6 +136,7 @@ _S3_RIGHTS = {
     "get": ("s3:GetObject", "*"),
     "delete": ("s3:DeleteObject", "*/_delta_log/*"),
     "trim": ("s3:DeleteObject", "_bronze/log/*"),
+    "vacuum": ("s3:DeleteObject", "*/_ingestion_date=*"),
 }
 """Operation -> the action it needs, and on what below the lake; on the bucket itself for ''."""
 
@@ -256,6 +258,7 @@ _WORKS = {
     "get": "what was put can be read",
     "delete": "entries of table logs can be deleted",
     "trim": "records can be deleted",
+    "vacuum": "data files can be deleted",
 }
 
 

@@ -37,7 +37,8 @@ def _look(config: Config, given: argparse.Namespace) -> Iterator[Line]:
                        instance=given.instance)
     except ReaderError as error:
         yield Line(CHECK, "", Status.FAIL, f"{type(error).__name__}: {error}",
-                   "status shows the present cycle, and how far the ledger is behind it.")
+                   "status shows the present cycle, and /health, under keeper, how many records "
+                   "the ledger is behind.")
         return
     yield from as_lines(cut)
 

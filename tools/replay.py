@@ -170,7 +170,7 @@ class Replay:
 
     def _drop_files(self, plan: Plan) -> None:
         """Its number is another's for good, so no plan will ever name these files.  Whoever may
-        not delete data files, as the service may not, leaves them, invisible, to a VACUUM."""
+        not delete data files leaves them, invisible, to the keeper's vacuum."""
         for folder, file in self._places(plan):
             with contextlib.suppress(StorageUnavailable):
                 self._store.delete(f"{folder}/{file.path}")

@@ -23,6 +23,7 @@ from tools.findings import (
     FINAL_STORE_CODES, Clocks, Failure, Finding, Key, Log, Operation, Table, failure,
 )
 from workers.delta_table import DeltaStore
+from workers.schemas import PARTITION_COLUMN
 from workers.tables import look
 
 STORE_TIMEOUT_S = 4.0
@@ -89,9 +90,12 @@ class StoreProbe:
         if put == Operation():
             self._noted(Key("clock"), lambda: self._clocks(store, first, before_s, after_s))
         self._noted(Key("store", "delete"), lambda: _delete(store, first, second))
-        # There is no such object: refused or not, nothing is lost.
+        # There are no such objects: refused or not, nothing is lost.
         trimmed = f"{LOG_PREFIX}check-{uuid.uuid4()}"
         self._noted(Key("store", "trim"), lambda: _delete(store, trimmed))
+        if self._config.keeper.deletes_data_files:
+            data = f"{CHECK_PREFIX}{uuid.uuid4()}/{PARTITION_COLUMN}=1970-01-01/check"
+            self._noted(Key("store", "vacuum"), lambda: _delete(store, data))
 
     def _now_s(self) -> float:
         return self._clock.unix_ms() / 1000

@@ -347,6 +347,7 @@ STORE_RIGHTS = {
     "s3:PutObject": {"put", "create"},
     "s3:DeleteObject /_bronze/log/*": {"trim"},
     "s3:DeleteObject /_delta_log/*": {"delete"},
+    "s3:DeleteObject /_ingestion_date=*": {"vacuum"},
 }
 """What is taken out of the policy -> the operations that say so."""
 

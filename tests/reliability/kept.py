@@ -36,6 +36,11 @@ class Line:
     notes: Mapping[str, Any]
 
     @property
+    def day(self) -> str:
+        """When it ran: files are named by day and commit."""
+        return self.file[:10]
+
+    @property
     def is_soak(self) -> bool:
         """Whether hours of random faults gave it, not a test."""
         return self.name == SOAK

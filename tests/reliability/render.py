@@ -8,11 +8,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
 from tests.faults.matrix import MATRIX, Area, Row
+from tests.mutants.catalogue import MUTANTS
 from tests.reliability.kept import Kept, Line
 from tests.rig.evidence import ROOT
 
 PAGE = ROOT / "docs" / "reliability.md"
 NOTHING = "–"
+NO_MEMORY_LIMIT_UNTIL = "2026-11-25"
+"""Soaks up to this day ran before there was MEMORY_LIMIT_MB."""
 
 SOAKED = {
     "P1": r"kill: worker", "P6": r"kill: supervisor", "P7": r"kill: sidecar",
@@ -88,7 +91,11 @@ def totals(kept: Kept) -> str:
         (("message", messages), ("kill", strikes["kill"]), ("store fault", strikes["store"]))
         if count
     ]
+    days = sorted({line.day for line in kept.lines})
     return "\n".join([
+        f"The kept runs are of {' to '.join(dict.fromkeys((days[0], days[-1])))}, at the commits named "
+        "here. What has changed since is covered by the everyday tests alone, until the next long "
+        "runs are kept.", "",
         table(("", "so far"), rows), "",
         "None in n does not mean never. With 95 % certainty it bounds the rate of faults by 3/n: "
         f"{', '.join(bounds)}."])
@@ -184,8 +191,11 @@ def soaks(kept: Kept) -> str:
                 well[what] += seconds
     faults = [(what, f"{struck[what]:,}" if what in struck else NOTHING, f"{len(well[what]):,}",
                spread(well[what])) for what in sorted(well)]
+    unlimited = [line.commit for line in runs if line.day <= NO_MEMORY_LIMIT_UNTIL]
+    limit = [f"The memory of {', '.join(unlimited)} is of before there was a limit for it "
+             "(`MEMORY_LIMIT_MB`).", ""] if unlimited else []
     return "\n".join([
-        table(head, rows), "",
+        table(head, rows), "", *limit,
         table(("fault", "struck", "periods with it", "well again after s: p50 / p95 / max"),
               faults)])
 
@@ -204,6 +214,8 @@ def mutants(kept: Kept) -> str:
     if not kept.mutants:
         return "No run of the mutants is kept yet."
     caught = sum(row.caught_by is not None for row in kept.mutants)
+    today = {mutant.name for mutant in MUTANTS}
+    covered = len(today & {row.mutant for row in kept.mutants})
     rows = [
         (row.mutant, f"`{row.file}`",
          f"`{row.caught_by.split('::', 1)[-1]}`" if row.caught_by else "**survived**",
@@ -211,7 +223,8 @@ def mutants(kept: Kept) -> str:
         for row in kept.mutants
     ]
     return "\n".join([
-        f"{caught} of {len(kept.mutants)} caught, at commit {kept.mutants_commit}.", "",
+        f"{caught} of {len(kept.mutants)} caught, at commit {kept.mutants_commit}. The catalogue has "
+        f"{len(today)} today; {covered} of them were in that run.", "",
         table(("broken on purpose", "in", "the first test that failed", "s"), rows)])
 
 

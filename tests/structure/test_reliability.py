@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.matrix import MATRIX, ROWS
+from tests.mutants.catalogue import MUTANTS
 from tests.reliability.kept import marked_tests, read
 from tests.reliability.render import (
     PAGE, bound, matrix, page, recoveries, soaks, spread, totals,
@@ -81,7 +82,7 @@ def test_only_what_passed_counts_and_what_failed_is_shown(tmp_path: Path) -> Non
     good.judged(900, 4)
     bad.struck(Strike.KILL, "worker", 50)
     bad.judged(5_000)
-    (tmp_path / "x-faults.jsonl").write_text("\n".join([
+    (tmp_path / "2026-01-01-0aa-faults.jsonl").write_text("\n".join([
         good.line("tests/faults/test_x.py::test_y", ("P1",), "passed", 2.0),
         bad.line("tests/faults/test_x.py::test_z", ("P1",), "failed", 2.0)]))
     for commit, at, caught_by in (("0ld", "2026-01-01T00:00:00Z", "tests/x.py::test_old"),
@@ -98,6 +99,8 @@ def test_only_what_passed_counts_and_what_failed_is_shown(tmp_path: Path) -> Non
     assert "not counted above | 1 |" in text
     assert "| `faults/test_x.py::test_z` |" in text and "| `faults/test_x.py::test_y` |" not in text
     assert "**survived**" in text and "0 of 1 caught" in text
+    assert f"The catalogue has {len(MUTANTS)} today; 0 of them were in that run." in text
+    assert "The kept runs are of 2026-01-01, at" in text
     assert "1.5 / 1.5 / 1.5" in text
     assert page(text, read(tmp_path), {"P1": ["tests/faults/test_x.py::test_y"]}) == text
 
@@ -122,8 +125,10 @@ def test_soak_counts_for_the_rows_whose_faults_it_did(tmp_path: Path) -> None:
     soak.struck(Strike.STORE, "commit: 500 after effect", 7)
     soak.recovered("worker killed", 3.0)
     soak.judged(10_000, 50)
-    (tmp_path / "x-soak.jsonl").write_text(soak.line("tests/soak", (), "passed", 7200.0))
+    (tmp_path / "2026-11-26-0aa-soak.jsonl").write_text(
+        soak.line("tests/soak", (), "passed", 7200.0))
     kept = read(tmp_path)
+    assert "MEMORY_LIMIT_MB" not in soaks(kept)
     struck = {line.split(" | ")[0].strip("| "): line for line in matrix(kept, {}).splitlines()
               if "in the soak" in line}
     assert struck.keys() == {"P1", "S2"}

@@ -58,13 +58,24 @@ def test_every_thing_has_a_line_and_all_well_is_exit_0() -> None:
     subjects = {(line.check, line.subject) for line in report.lines}
     assert len(subjects) == len(report.lines)
     assert {("topic", "payments"), ("retention", "orders"), ("table", "dlq_bronze_orders"),
-            ("store", "trim"), ("instance", ""), ("configuration", "")} <= subjects
+            ("store", "trim"), ("store", "vacuum"), ("instance", ""),
+            ("configuration", "")} <= subjects
 
 
 def test_no_table_is_looked_for_that_would_not_be_made() -> None:
     """Without dead letters there is no table for them."""
     keys = expected(make_config(environ={"DLQ_ENABLED": "false"}))
     assert [key.subject for key in keys if key.check == "table"] == ["bronze_orders"]
+
+
+@pytest.mark.parametrize(("compact", "vacuum", "is_asked"), [
+    ("0", "0", False), ("1", "0", True), ("0", "1", True)])
+def test_the_right_to_delete_data_files_is_asked_for_where_it_is_used(
+    compact: str, vacuum: str, is_asked: bool
+) -> None:
+    """Who switches compaction and vacuum off may take it out of the policy."""
+    config = make_config(environ={"COMPACT_TARGET_MB": compact, "VACUUM_RETENTION_DAYS": vacuum})
+    assert (Key("store", "vacuum") in expected(config)) is is_asked
 
 
 @pytest.mark.parametrize(("changed", "status", "words"), [
@@ -129,6 +140,7 @@ RIGHTS = {
     "get": "s3:GetObject on arn:aws:s3:::lake/bronze/*",
     "delete": "s3:DeleteObject on arn:aws:s3:::lake/bronze/*/_delta_log/*",
     "trim": "s3:DeleteObject on arn:aws:s3:::lake/bronze/_bronze/log/*",
+    "vacuum": "s3:DeleteObject on arn:aws:s3:::lake/bronze/*/_ingestion_date=*",
 }
 
 

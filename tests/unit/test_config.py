@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import re
@@ -31,7 +32,10 @@ from shared.config import (
 from shared.config_properties import BY_VARIABLE, FREE, OWN_VARIABLE, OWNED
 from shared.config_render import rewritten
 from shared.config_settings import PROPERTY_PREFIX, REFUSED_AWS, SETTINGS, Kind
+from shared.layout import MANIFEST_BYTES
 from shared.memory import MemoryPlan, least_limit_mb, plan
+from shared.records import BRONZE, DataFile, Manifest, Range, encode
+from workers.parquet_file import STATISTICS, new_path
 
 ROOT = Path(__file__).resolve().parents[2]
 CANARY = "c4n4ry-do-not-show"
@@ -175,6 +179,7 @@ BAD = [
         ("MEMORY_LIMIT", "256", "did you mean MEMORY_LIMIT_MB?"),
         ("CYCLE_BYTES_MAX", "9" * 19, "not a whole number"),
         ("CARRY_OVER_FILES_MAX", "0", "too small"),
+        ("CARRY_OVER_FILES_MAX", "151", "too large"),
         ("CARRY_OVER_BYTES_MAX", "9" * 18, "too large"),
     )),
     *(bad(f"choice-{name}", {**FOLDER, name: value}, name, phrase) for name, value, phrase in (
@@ -277,6 +282,8 @@ BAD = [
         ("KAFKA_BOOTSTRAP_SERVER", "did you mean KAFKA_BOOTSTRAP_SERVERS?"),
         ("KAFKA_SASL_PASSWROD", "did you mean KAFKA_SASL_PASSWORD?"),
         ("KAFKA_ZZZ", "docs/configuration.md lists all variables"),
+        ("VACUUM_DAYS", "docs/configuration.md lists all variables"),
+        ("COMPACT_TARGET", "did you mean COMPACT_TARGET_MB?"),
         ("LAKE_URL", "did you mean LAKE_URI?"),
         ("BATCH_INTERVAL", "did you mean BATCH_INTERVAL_SECONDS?"),
         ("DLQ_ENABLE", "did you mean DLQ_ENABLED?"),
@@ -609,6 +616,7 @@ def test_aws_itself_needs_no_keys() -> None:
     "KAFKA_PORT_9092_TCP_ADDR", "HEALTH_SERVICE_PORT", "AWS_PROFILE", "AWS_SESSION_TOKEN",
     "AWS_DEFAULT_REGION", "AWS_CA_BUNDLE", "AWS_ENDPOINT_URL_SQS", "LOG_DIR", "LOG_PATH", "PATH",
     "CREDENTIALS_DIRECTORY", "INSTANCE_TYPE", "START_TIME", "HOSTNAME",
+    "MEMORY_PRESSURE_WATCH", "MEMORY_PRESSURE_WRITE", "STORE_API_PORT", "STOP_SIGNAL",
 ])
 def test_variables_of_others_are_let_through(name: str) -> None:
     """The environment is shared with the machine; refusing its names would stop a good start."""
@@ -708,6 +716,33 @@ def test_docs_page_agrees_with_the_table_of_settings() -> None:
     page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     assert rewritten(page) == page
     assert page.count("| `KAFKA_TOPICS` |") == 1
+
+
+FILES_BEYOND = 5
+"""Of a topic that stops reading at CARRY_OVER_FILES_MAX: one batch, read when one file was missing
+to it, sends four at most, and the flush the two that are open then."""
+
+
+@pytest.mark.parametrize(("files", "partitions"), [
+    (next(int(setting.high) for setting in SETTINGS if setting.name == "CARRY_OVER_FILES_MAX"), 128),
+    (load(FOLDER).limits.carry_over_files_max, 256),
+])
+def test_a_manifest_has_room_for_the_files_that_may_be_carried_over(
+    files: int, partitions: int
+) -> None:
+    """Otherwise the setting would stop the topic with ManifestTooLarge; here every number and name
+    is as long as it can be."""
+    offset, partition, moment = 2**63 - 1, 9999, "9999-12-31T23:59:59.999Z"
+    bounds = {"_kafka_partition": partition, "_kafka_offset": offset,
+              "_kafka_timestamp": moment, "_ingested_at": moment}
+    stats = json.dumps({"numRecords": 10**6, "minValues": bounds, "maxValues": bounds,
+                        "nullCount": dict.fromkeys(STATISTICS[:4], 10**6)}, separators=(",", ":"))
+    file = DataFile(BRONZE, new_path("9999-12-31"), 10**9, 10**6, "9999-12-31", stats, 10**13)
+    manifest = Manifest(
+        "t" * 239, "i" * 22, 10**6, (file,) * (files + FILES_BEYOND),
+        (Range(partition, offset, offset, 10**7, 10**7, 10**7),) * partitions,
+        dict.fromkeys(("encoding", "json", "empty", "headers"), 10**7), 10**11, 10**13)
+    assert len(encode(manifest)) <= MANIFEST_BYTES
 
 
 def test_settings_are_consistent_with_themselves() -> None:

@@ -402,7 +402,7 @@ def test_all_well_is_one_line_that_lists_what_was_looked_at() -> None:
     """And what was not told, so that nobody takes it for well."""
     assert as_text(consultation()) == (
         "Nothing wrong was found. Looked at: service, configuration, memory, broker, topic (2), "
-        "group, retention (2), store (6), clock, log, table (4), loss (2).")
+        "group, retention (2), store (7), clock, log, table (4), loss (2).")
     assert consultation().exit_code() == 0
     text = as_text(consultation(None, {Key("retention", "orders"): NotTold()}))
     assert text.splitlines()[1:] == [

@@ -60,12 +60,12 @@ class Broken(DatedStore):
 
 
 def found_in(
-    store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **environ: str
 ) -> dict[Key, Finding]:
     """Run the probe on a store; the tables are looked for in an empty folder."""
     monkeypatch.setattr(tools.store_probe, "open_store", lambda lake: store)
     findings: dict[Key, Finding] = {}
-    config = make_config(environ={"LAKE_URI": str(tmp_path / "lake")})
+    config = make_config(environ={"LAKE_URI": str(tmp_path / "lake"), **environ})
     StoreProbe(config, findings.__setitem__).look()
     return findings
 
@@ -84,6 +84,16 @@ def test_probe_tries_everything_and_leaves_nothing(
     assert 1000.0 < clocks.before_s <= clocks.after_s
     assert store.objects == {}
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_right_to_delete_data_files_is_not_tried_where_it_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without compaction and vacuum the policy may lack it."""
+    found = found_in(DatedStore(), tmp_path, monkeypatch,
+                     COMPACT_TARGET_MB="0", VACUUM_RETENTION_DAYS="0")
+    assert Key("store", "trim") in found
+    assert Key("store", "vacuum") not in found
 
 
 def test_a_folder_keeps_what_was_in_it_and_nothing_else(tmp_path: Path) -> None:
