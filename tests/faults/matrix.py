@@ -145,7 +145,8 @@ MATRIX = (
     Row("S12", "The hint to the last checkpoint is empty, garbage, or points nowhere",
         "Tolerated, or the topic waits by name; it heals when the hint is mended"),
     Row("S13", "A commit's JSON is torn or empty",
-        "Never written over, never passed over in silence; the topic waits by name"),
+        "A torn one is never written over or passed over: the topic waits by name. An empty one is a "
+        "version without a change"),
     Row("S14", "The table's log is deleted under the service",
         "The table is never made again; the topic stops by name"),
     Row("S15", "Thousands of commits without a checkpoint, slow listing",
