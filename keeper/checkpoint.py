@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from keeper.damage import named
 from workers.log_head import KINDS, LogHead
 from workers.schemas import PARTITION_COLUMN
 
@@ -50,6 +51,8 @@ READER_MAX, WRITER_MAX = 1, 2
 SLICE_ROWS = 4096
 """Of the old checkpoint that are in memory at once."""
 _IGNORED = frozenset({"commitInfo"})
+_NEEDED = {"add": ("path", "partitionValues", "size", "modificationTime"), "remove": ("path",)}
+"""What the protocol asks for and is relied on here."""
 
 
 class NotOurs(Exception):
@@ -68,19 +71,26 @@ class LiveFile:
 
 
 class TableState:
-    """What a table's log adds up to; entries are applied in order."""
+    """What a table's log adds up to; entries are applied in order.
 
-    def __init__(self, checkpoint: pq.ParquetFile | None) -> None:
-        """checkpoint: the last one, None where there is none.  Raises `NotOurs`."""
-        self._old = checkpoint
+    What uses the old checkpoint, which is read each time, raises `TableUnavailable` for damage.
+    """
+
+    def __init__(self, checkpoint: pq.ParquetFile | None, name: str = "") -> None:
+        """checkpoint: the last one, None where there is none; name: what an error calls it.
+        Raises `NotOurs`."""
+        self._old, self._old_name = checkpoint, name
         self._adds: dict[str, Mapping[str, Any]] = {}
         self._replaced: set[str] = set()
         self._removes: dict[str, Mapping[str, Any]] = {}
         self._head = LogHead()
-        for name in KINDS:
-            for column in self._old_columns(name):
-                for action in column.to_pylist(maps_as_pydicts="strict"):
-                    self._apply(name, action)
+        with named(self._old_name):
+            for kind in KINDS:
+                for column in self._old_columns(kind):
+                    actions = column.to_pylist(maps_as_pydicts="strict")
+                    for action in actions:
+                        self._apply(kind, action)
+                    _check(kind, actions)
 
     def _old_columns(self, name: str) -> Iterator[pa.StructArray]:
         """The actions of one kind in the old checkpoint, some at a time."""
@@ -92,17 +102,22 @@ class TableState:
                 yield column.filter(pc.is_valid(column))
 
     def apply(self, entry: bytes) -> None:
-        """Apply the next entry of the log.  Raises `NotOurs`, and ValueError for damage."""
+        """Apply the next entry of the log.  Raises `NotOurs`, and ValueError, KeyError, TypeError
+        or AttributeError for damage."""
+        found: dict[str, list[Mapping[str, Any]]] = {}
         for line in entry.splitlines():
             for name, action in json.loads(line).items():
                 if name not in _IGNORED:
                     self._apply(name, action)
+                    found.setdefault(name, []).append(action)
+        for name, actions in found.items():
+            _check(name, actions)
 
     def _apply(self, name: str, action: Mapping[str, Any]) -> None:
         if name == "add":
             self._add(action)
         elif name == "remove":
-            path = str(action["path"])
+            path = action["path"]
             self._adds.pop(path, None)
             self._replaced.add(path)
             self._removes[path] = action
@@ -119,7 +134,7 @@ class TableState:
         strange = {name for name in action if action[name] is not None} - set(_names(ADD))
         if strange:
             raise NotOurs(f"an added file has {', '.join(sorted(strange))}")
-        path = str(action["path"])
+        path = action["path"]
         self._replaced.add(path)
         self._removes.pop(path, None)
         self._adds[path] = action
@@ -137,50 +152,55 @@ class TableState:
     def checkpoint(self, removed_since_ms: int) -> Iterator[pa.Table]:
         """The rows of the new checkpoint, some at a time.
 
-        removed_since_ms: files that were removed before are not told of any more.  Raises
-        `NotOurs` where the log has no beginning.
+        removed_since_ms: files that were removed until then are not told of any more; -1: all are.
+        Raises `NotOurs` where the log has no beginning.
         """
         protocol, metadata = self._head.protocol, self._head.metadata
         if protocol is None or metadata is None:
             raise NotOurs("no metadata or no protocol in the log")
-        yield _rows("protocol", PROTOCOL, [protocol])
-        yield _rows("metaData", METADATA, [metadata])
-        yield _rows("txn", TXN, list(self._head.txns.values()))
+        yield _rows("protocol", [protocol])
+        yield _rows("metaData", [metadata])
+        yield _rows("txn", list(self._head.txns.values()))
         for column in self._remaining("remove", REMOVE):
             since = pc.greater(pc.fill_null(column.field("deletionTimestamp"), 0), removed_since_ms)
             yield _columns("remove", column.filter(since))
-        yield _rows("remove", REMOVE, [
+        yield _rows("remove", [
             remove for remove in self._removes.values() if _removed_ms(remove) > removed_since_ms])
         for column in self._remaining("add", ADD):
             yield _columns("add", column)
-        yield _rows("add", ADD, [{**add, "dataChange": False} for add in self._adds.values()])
+        yield _rows("add", [{**add, "dataChange": False} for add in self._adds.values()])
 
     def _remaining(self, name: str, kind: pa.StructType) -> Iterator[pa.StructArray]:
         """What the entries since have left of the files in the old checkpoint."""
         replaced = pa.array(sorted(self._replaced), pa.string())
-        for column in self._old_columns(name):
-            column = _fit(column, kind)
-            yield column.filter(pc.invert(pc.is_in(column.field("path"), replaced)))
+        with named(self._old_name):
+            for column in self._old_columns(name):
+                column = _fit(column, name, kind)
+                yield column.filter(pc.invert(pc.is_in(column.field("path"), replaced)))
 
     def live_files(self, before: str, bytes_max: int, count_max: int) -> list[LiveFile]:
         """The first `count_max` files of days before the ISO date `before` that are no larger
-        than `bytes_max`, by day, oldest first."""
-        wanted = (file for file in self._all_live()
+        than `bytes_max`, by day, oldest first.  Raises `NotOurs`."""
+        wanted = (file for file in self._dated()
                   if file.date < before and file.size <= bytes_max)
         return heapq.nsmallest(
             count_max, wanted, key=lambda file: (file.date, file.written_at_ms, file.path))
 
-    def _all_live(self) -> Iterator[LiveFile]:
+    def _dated(self) -> Iterator[LiveFile]:
+        """The live files that have a date: another writer's row may have none, and so have all
+        files of a table that is partitioned no longer."""
         for column in self._remaining("add", ADD):
             days = pc.map_lookup(column.field("partitionValues"), PARTITION_COLUMN, "first")
             fields = (column.field("path"), column.field("size"), days,
                       column.field("modificationTime"))
             for values in zip(*(field.to_pylist() for field in fields), strict=True):
-                yield LiveFile(*values)
+                if values[2] is not None:
+                    yield LiveFile(*values)
         for add in self._adds.values():
-            yield LiveFile(str(add["path"]), int(add["size"]),
-                           str(add["partitionValues"][PARTITION_COLUMN]),
-                           int(add["modificationTime"]))
+            date = add["partitionValues"].get(PARTITION_COLUMN)
+            if date is not None:
+                yield LiveFile(
+                    add["path"], int(add["size"]), date, int(add["modificationTime"]))
 
     def which_live(self, paths: Set[str]) -> set[str]:
         """Those of `paths` that the newest snapshot has.  Raises `NotOurs` where it has files
@@ -220,35 +240,58 @@ def _names(kind: pa.StructType) -> list[str]:
     return [field.name for field in kind]
 
 
-def _fit(found: pa.StructArray, kind: pa.StructType) -> pa.StructArray:
+def _check(name: str, actions: list[Mapping[str, Any]]) -> None:
+    """Raise ValueError, TypeError or AttributeError for actions of one kind that no checkpoint can
+    hold: where they are read, their file can be named."""
+    for field in _NEEDED.get(name, ()):
+        if any(action.get(field) is None for action in actions):
+            raise ValueError(f"{name} without {field}")
+    try:
+        _array(name, actions)
+    except (pa.ArrowException, OverflowError) as error:
+        raise ValueError(f"{name} of another form") from error
+
+
+def _fit(found: pa.StructArray, name: str, kind: pa.StructType) -> pa.StructArray:
     """Files of an old checkpoint in our form; whoever wrote it may have left fields out."""
     present = set(_names(found.type))
     if kind == ADD:
         if "stats" not in present:
             raise NotOurs("the checkpoint has no statistics as JSON")
-        strange = [name for name in present - set(_names(ADD))
-                   if found.field(name).null_count < len(found)]
+        strange = [field for field in present - set(_names(ADD))
+                   if found.field(field).null_count < len(found)]
         if strange:
             raise NotOurs(f"files of the checkpoint have {', '.join(sorted(strange))}")
-    return pa.StructArray.from_arrays(
+    fitted = pa.StructArray.from_arrays(
         [found.field(field.name).cast(field.type) if field.name in present
          else pa.nulls(len(found), field.type) for field in kind], fields=list(kind))
+    absent = [field for field in _NEEDED[name] if fitted.field(field).null_count]
+    if absent:
+        raise ValueError(f"{name} without {', '.join(absent)}")
+    return fitted
 
 
-def _rows(name: str, kind: pa.StructType, actions: list[Mapping[str, Any]]) -> pa.Table:
-    names = _names(kind)
-    rows = [{key: _pairs(action.get(key)) for key in names} for action in actions]
-    return _columns(name, pa.array(rows, kind))
+def _rows(name: str, actions: list[Mapping[str, Any]]) -> pa.Table:
+    return _columns(name, _array(name, actions))
 
 
-def _pairs(value: Any) -> Any:
-    """A JSON object as a map's entries; that of `format` holds another one."""
-    if not isinstance(value, Mapping):
-        return value
-    if "provider" in value:
-        return {"provider": value["provider"],
-                "options": list(dict(value.get("options") or {}).items())}
-    return list(value.items())
+def _array(name: str, actions: list[Mapping[str, Any]]) -> pa.StructArray:
+    as_row = _AS_ROW[name]
+    return pa.array([as_row(action) for action in actions], SCHEMA.field(name).type)
+
+
+def _converter(kind: pa.DataType) -> Callable[[Any], Any]:
+    """What makes of a JSON value what Arrow takes for its type: of a map, its entries."""
+    if pa.types.is_map(kind):
+        return lambda value: None if value is None else list(value.items())
+    if pa.types.is_struct(kind):
+        parts = [(field.name, _converter(field.type)) for field in kind]
+        return lambda value: None if value is None else {
+            name: convert(value.get(name)) for name, convert in parts}
+    return lambda value: value
+
+
+_AS_ROW = {field.name: _converter(field.type) for field in SCHEMA}
 
 
 def _columns(name: str, column: pa.Array) -> pa.Table:

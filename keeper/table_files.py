@@ -79,14 +79,9 @@ class TableFiles:
         No further one is begun after `until` (monotonic), and the one in work then ends.
         """
         try:
-            version, state = self._log.read()
+            version, files = self._plan(target_bytes)
         except NotOurs:
             return Compacted()
-        if set(state.columns) != {*self._schema.names, PARTITION_COLUMN}:
-            return Compacted()
-        files = state.live_files(closed_before(self._clock.unix_ms()),
-                                 int(target_bytes * SMALL_SHARE), PLAN_FILES_MAX)
-        del state
         old = new = 0
         for batch in batches(files, target_bytes):
             if self._clock.monotonic() >= until:
@@ -100,6 +95,14 @@ class TableFiles:
         return Compacted(old, new, is_finished=len(files) < PLAN_FILES_MAX)
 
     def _replace(
+    def _plan(self, target_bytes: int) -> tuple[int, list[LiveFile]]:
+        """The table's version, and small files of it, by date; raises `NotOurs`."""
+        version, state = self._log.read()
+        if set(state.columns) != {*self._schema.names, PARTITION_COLUMN}:
+            raise NotOurs("columns of another writer")
+        return version, state.live_files(
+            closed_before(self._clock.unix_ms()), int(target_bytes * SMALL_SHARE), PLAN_FILES_MAX)
+
         self, version: int, batch: Sequence[LiveFile], until: float
     ) -> tuple[int, int]:
         """The table's version afterwards, and how many files were replaced."""
@@ -140,7 +143,7 @@ class TableFiles:
             for group in range(source.num_row_groups):
                 for part in source.read_row_group(group, use_threads=False).to_batches():
                     rows.append(part, part.nbytes)
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError) as error:
             raise TableUnavailable(
                 f"table {self._folder}: file {file.path} cannot be read") from error
         return True

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from keeper.checkpoint import SCHEMA, LiveFile, NotOurs, TableState
+from keeper.damage import named
 from shared.errors import CommitConflict, TableUnavailable
 from shared.object_store import Store
 from shared.records import DataFile
@@ -114,15 +115,21 @@ class TableLog:
             raise NotOurs(f"{since} entries since the last checkpoint")
         if len(found.parts) > 1 or found.hint.get("v2Checkpoint"):
             raise NotOurs("a checkpoint in parts")
-        state = TableState(self._read(found.parts[0]) if found.parts else None)
+        state = self._checkpointed(found.parts[0]) if found.parts else TableState(None)
         apply_entries(self._store, self._folder, found, state.apply)
         return state
 
-    def _read(self, path: str) -> pq.ParquetFile:
+    def _checkpointed(self, path: str) -> TableState:
         data = self._store.get(path)
         if data is None:
-            raise TableUnavailable(f"table {self._folder}: checkpoint {path} is gone")
-        return pq.ParquetFile(pa.BufferReader(data))
+            raise TableUnavailable(f"{self._name(path)} is gone")
+        with named(self._name(path)):
+            file = pq.ParquetFile(pa.BufferReader(data))
+        return TableState(file, self._name(path))
+
+    def _name(self, path: str) -> str:
+        """What an error calls a checkpoint."""
+        return f"table {self._folder}: checkpoint {path}"
 
     def _path(self, version: int) -> str:
         return f"{log_folder(self._folder)}{version:020d}.checkpoint.parquet"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from deltalake import DeltaTable, write_deltalake
 
 import keeper.table_log as module
 from keeper.table_log import Kept, TableLog
+from keeper.turn import build_turn
+from shared.block import Block
 from shared.clock import SystemClock
 from shared.errors import TableUnavailable
 from shared.object_store import Store, open_store
@@ -289,3 +292,176 @@ def test_a_long_log_is_cleaned_up_a_bounded_number_at_a_time(
     age(lake, 31)
     lake.commit(CHECKPOINT_INTERVAL)
     assert 0 < lake.log.keep().deleted <= 24
+
+
+# -- damaged and odd tables ---------------------------------------------------------------------
+
+
+def checkpoint_path(lake: Lake, version: int) -> Path:
+    """Where a checkpoint of ours lies."""
+    return lake.folder / FOLDER / "_delta_log" / f"{version:020d}.checkpoint.parquet"
+
+
+def rewrite_checkpoint(lake: Lake, version: int, change: Callable[[dict[str, Any]], None]) -> None:
+    """Let each row of a checkpoint be another one, as another writer may have left it."""
+    path = checkpoint_path(lake, version)
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    for row in rows:
+        change(row)
+    pq.write_table(pa.Table.from_pylist(rows, table.schema), path)
+
+
+def add_entry(lake: Lake, *actions: dict[str, Any]) -> int:
+    """Somebody else's entry; its version."""
+    version = lake.table.version + 1
+    (lake.folder / entry_path(FOLDER, version)).write_text("\n".join(map(json.dumps, actions)))
+    lake.table.refresh()
+    return version
+
+
+def torn(content: bytes) -> bytes:
+    """Without its end."""
+    return content[:len(content) // 2]
+
+
+def with_broken_pages(content: bytes) -> bytes:
+    """The footer is well, what it points to is not."""
+    return content[:4] + b"\xff" * (len(content) // 2) + content[4 + len(content) // 2:]
+
+
+@pytest.mark.parametrize("damage", [torn, with_broken_pages, lambda content: b""])
+def test_a_damaged_checkpoint_is_named(
+    lake: Lake, damage: Callable[[bytes], bytes]
+) -> None:
+    """The table, the file; nothing is written upon it."""
+    lake.commit()
+    version = lake.log.keep().checkpoint
+    assert version is not None
+    lake.commit()
+    path = checkpoint_path(lake, version)
+    path.write_bytes(damage(path.read_bytes()))
+    for use in (lake.log.keep, lake.log.read):
+        with pytest.raises(TableUnavailable, match=f"{FOLDER}: checkpoint .*{path.name} cannot be"):
+            use()
+    assert lake.checkpoints() == [version]
+
+
+def without_schema(row: dict[str, Any]) -> None:
+    """A table of no columns: that is none."""
+    if row["metaData"]:
+        row["metaData"]["schemaString"] = None
+
+
+def without_versions(row: dict[str, Any]) -> None:
+    """A protocol that says nothing."""
+    if row["protocol"]:
+        row["protocol"]["minReaderVersion"] = None
+
+
+def without_paths(row: dict[str, Any]) -> None:
+    """A file that is nowhere."""
+    if row["add"]:
+        row["add"]["path"] = None
+
+
+def without_sizes(row: dict[str, Any]) -> None:
+    """The protocol asks for them."""
+    if row["add"]:
+        row["add"]["size"] = None
+
+
+@pytest.mark.parametrize(
+    "change", [without_schema, without_versions, without_paths, without_sizes])
+def test_a_checkpoint_that_says_what_none_may_is_named(
+    lake: Lake, change: Callable[[dict[str, Any]], None]
+) -> None:
+    """It is a good Parquet file, and no good checkpoint."""
+    lake.commit()
+    version = lake.log.keep().checkpoint
+    assert version is not None
+    lake.commit()
+    rewrite_checkpoint(lake, version, change)
+    with pytest.raises(TableUnavailable, match=f"checkpoint .*{version:020d}.* cannot be read"):
+        lake.log.keep()
+
+
+@pytest.mark.parametrize("action", [
+    {"add": {"path": None, "partitionValues": {}, "size": 1, "modificationTime": 1}},
+    {"add": {"path": "f", "partitionValues": {}, "size": None, "modificationTime": 1}},
+    {"add": {"path": "f", "partitionValues": {}, "size": "1 kB", "modificationTime": 1}},
+    {"add": {"path": "f", "partitionValues": [], "size": 1, "modificationTime": 1}},
+    {"add": {"path": "f", "partitionValues": {}, "size": 2 ** 70, "modificationTime": 1}},
+    {"add": {"path": "f", "partitionValues": {}, "size": 1, "modificationTime": 1, "tags": 5}},
+    {"remove": {"path": "f", "deletionTimestamp": "yesterday"}},
+    {"txn": {"appId": "x", "version": 1, "lastUpdated": "yesterday"}},
+])
+def test_an_entry_that_says_what_no_checkpoint_can_hold_is_named(
+    lake: Lake, action: dict[str, Any]
+) -> None:
+    """By its number, and before anything is written."""
+    lake.commit()
+    version = add_entry(lake, action)
+    with pytest.raises(TableUnavailable, match=f"entry {version} cannot be read"):
+        lake.log.keep()
+    assert lake.checkpoints() == []
+
+
+@pytest.mark.parametrize("name", ["provider", "options", "tags", "configuration"])
+def test_a_property_may_have_any_name(lake: Lake, name: str) -> None:
+    """Also one that is a field elsewhere in the log."""
+    metadata = json.loads((lake.folder / entry_path(FOLDER, 0)).read_text().splitlines()[2])
+    metadata["metaData"]["configuration"][name] = "x"
+    add_entry(lake, metadata)
+    lake.commit()
+    before = lake.seen()
+    assert before["properties"][name] == "x"
+    assert lake.log.keep().checkpoint == before["version"]
+    lake.forget_entries()
+    assert lake.seen() == before
+
+
+@pytest.mark.parametrize("is_in_checkpoint", [False, True])
+@pytest.mark.parametrize("values", [{"_ingestion_date": None}, {}])
+def test_files_without_a_date_are_in_no_plan(
+    lake: Lake, values: dict[str, None], *, is_in_checkpoint: bool
+) -> None:
+    """Another writer's row without a date, or a table that is no longer partitioned."""
+    lake.commit(5)
+    add_entry(lake, {"add": {"path": "elsewhere", "partitionValues": values, "size": 1,
+                             "modificationTime": 1, "dataChange": True, "stats": "{}"}})
+    lake.commit(CHECKPOINT_INTERVAL)
+    if is_in_checkpoint:
+        assert lake.log.keep().checkpoint is not None
+    _, state = lake.log.read()
+    files = state.live_files("9999-01-01", 1000, 1000)
+    assert len(files) == CHECKPOINT_INTERVAL + 5
+    assert "elsewhere" not in {file.path for file in files}
+    assert state.which_live({"elsewhere"}) == {"elsewhere"}
+
+
+def test_a_damaged_table_keeps_no_other_from_its_checkpoint(tmp_path: Path) -> None:
+    """The turn says what is wrong with the one, and goes on with the next."""
+    config = make_config(("a", "b"), {"LAKE_URI": str(tmp_path), "DLQ_ENABLED": "false"})
+    block = Block.create(tmp_path / "block", 2, b"{}")
+    store = open_store(config.lake)
+    tables = DeltaStore(str(tmp_path), {}, store)
+    for topic in config.topics:
+        table = tables.create(f"bronze_{topic}", SCHEMA)
+        for _ in range(CHECKPOINT_INTERVAL):
+            table.commit((), {"bronze/orders/0": table.version}, {})
+    build_turn(config, block).run()
+    damaged, other = (tmp_path / f"bronze_{topic}" / "_delta_log" for topic in config.topics)
+    for path in damaged.glob("*.checkpoint.parquet"):
+        path.write_bytes(b"torn")
+    for topic in config.topics:
+        table = tables.open(f"bronze_{topic}") if topic == "b" else None
+        for _ in range(CHECKPOINT_INTERVAL):
+            if table is not None:
+                table.commit((), {"bronze/orders/0": table.version}, {})
+    for version in range(CHECKPOINT_INTERVAL + 1, 2 * CHECKPOINT_INTERVAL + 1):
+        (damaged / f"{version:020d}.json").write_text("{}")
+    assert not build_turn(config, block).run()
+    assert len(list(other.glob("*.checkpoint.parquet"))) == 2
+    said = json.loads(block.keeper_error.read() or b"")
+    assert said["name"] == "TableUnavailable" and "bronze_a" in said["message"]

@@ -632,3 +632,22 @@ def test_conflict_type_is_what_a_dropped_compaction_raises(lake: Lake) -> None:
     DeltaTable(lake.uri).delete("_kafka_offset < 5")
     with pytest.raises(CommitConflict, match="is not an append"):
         lake.log.replace(version, files, lake.send())
+
+
+def test_a_checkpoint_of_another_form_stops_no_turn(lake: Lake) -> None:
+    """Its files have columns of which nobody here knows what they mean: the table is let be."""
+    lake.fill(25)
+    version = lake.log.keep().checkpoint
+    path = Path(lake.uri) / "_delta_log" / f"{version:020d}.checkpoint.parquet"
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    for row in rows:
+        if row["add"]:
+            row["add"]["stats_parsed"] = {"numRecords": 10}
+    add = pa.struct([*table.schema.field("add").type,
+                     pa.field("stats_parsed", pa.struct([pa.field("numRecords", pa.int64())]))])
+    index = table.schema.get_field_index("add")
+    pq.write_table(pa.Table.from_pylist(
+        rows, table.schema.set(index, pa.field("add", add))), path)
+    assert lake.compact() == Compacted()
+    assert lake.vacuum() == Vacuumed()
