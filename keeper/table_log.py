@@ -97,6 +97,7 @@ class TableLog:
         version: one at which the table had all of `old`.  What others append meanwhile stays
         before it.  Raises `CommitConflict` when they did anything else.
         """
+        self._check_is_there(version)
         entry = compaction_entry(
             [(file.path, file.size, file.date) for file in old], new, self._unix_ms())
         for target in range(version + 1, version + 1 + COMMIT_ATTEMPTS_MAX):
@@ -108,6 +109,13 @@ class TableLog:
             if taken is None or not appends_only(taken):
                 break
         raise CommitConflict(f"table {self._folder}: version {target} is not an append")
+
+    def _check_is_there(self, version: int) -> None:
+        """Without the entry before it, ours would be that of a table that is gone."""
+        if self._store.size(entry_path(self._folder, version)) is not None:
+            return
+        if look_at_log(self._store, self._folder).newest != version:
+            raise CommitConflict(f"table {self._folder}: version {version} is gone")
 
     def _state(self, found: LogFiles) -> TableState:
         since = found.newest - found.checkpoint

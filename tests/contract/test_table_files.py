@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -33,6 +34,7 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.config import make_config
 from tests.rig.readers import DuckdbReader
 from workers.delta_table import DeltaStore
+from workers.log_entry import entry_path
 from workers.parquet_file import ParquetFile
 from workers.schemas import BRONZE_FILE, table_schema
 
@@ -632,6 +634,33 @@ def test_conflict_type_is_what_a_dropped_compaction_raises(lake: Lake) -> None:
     DeltaTable(lake.uri).delete("_kafka_offset < 5")
     with pytest.raises(CommitConflict, match="is not an append"):
         lake.log.replace(version, files, lake.send())
+
+
+@pytest.mark.parametrize("is_made_anew", [False, True])
+def test_a_compaction_begins_no_log_where_the_table_is_gone(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, *, is_made_anew: bool
+) -> None:
+    """Deleted, or made anew meanwhile: an entry of ours would stand behind a hole."""
+    lake.fill(3)
+
+    def vanish() -> None:
+        shutil.rmtree(Path(lake.uri) / "_delta_log")
+        if is_made_anew:
+            lake.tables.create(FOLDER, table_schema(BRONZE_FILE))
+    interpose(lake, monkeypatch, vanish)
+    assert lake.compact() == Compacted()
+    assert sorted(lake.store.sizes(f"{FOLDER}/_delta_log/")) == [entry_path(FOLDER, 0)] * (
+        is_made_anew)
+
+
+def test_a_compaction_lands_upon_a_checkpoint_whose_entry_is_gone(lake: Lake) -> None:
+    """The table is there: its log was cleaned up to the last checkpoint."""
+    lake.fill(25)
+    lake.log.keep()
+    for path in (Path(lake.uri) / "_delta_log").glob("*[0-9].json"):
+        path.unlink()
+    assert lake.compact() == Compacted(25, 1)
+    assert len(lake.rows()) == 250
 
 
 def test_a_checkpoint_of_another_form_stops_no_turn(lake: Lake) -> None:
