@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from keeper.checkpoint import LiveFile, NotOurs, TableState
 from keeper.compaction import BATCH_FILES_MAX, SMALL_SHARE, batches, closed_before
-from keeper.table_log import DAY_MS, TableLog, removed_retention_days
+from keeper.retention import DAY_MS, removed_retention_ms
+from keeper.table_log import TableLog
 from shared.clock import SystemClock
 from shared.errors import CommitConflict, TableUnavailable
 from shared.object_store import Store, StoredObject
@@ -94,7 +95,6 @@ class TableFiles:
             old, new = old + replaced, new + bool(replaced)
         return Compacted(old, new, is_finished=len(files) < PLAN_FILES_MAX)
 
-    def _replace(
     def _plan(self, target_bytes: int) -> tuple[int, list[LiveFile]]:
         """The table's version, and small files of it, by date; raises `NotOurs`."""
         version, state = self._log.read()
@@ -103,6 +103,7 @@ class TableFiles:
         return version, state.live_files(
             closed_before(self._clock.unix_ms()), int(target_bytes * SMALL_SHARE), PLAN_FILES_MAX)
 
+    def _replace(
         self, version: int, batch: Sequence[LiveFile], until: float
     ) -> tuple[int, int]:
         """The table's version afterwards, and how many files were replaced."""
@@ -176,12 +177,12 @@ class TableFiles:
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """decided: paths that records or replays name whose commits may be still to come; days: the
-    retention."""
+    """decided: paths that records or replays name whose commits may be still to come;
+    retention_ms: how long removed files are kept."""
 
     decided: Set[str]
     state: TableState
-    days: int
+    retention_ms: int
 
 
 class _Sweep:
@@ -212,16 +213,17 @@ class _Sweep:
         facts = self._facts
         unneeded = old.keys() - facts.state.which_live(old.keys())
         removed_ms = facts.state.removed_ms(unneeded)
+        kept_ms = facts.retention_ms
         return [old[path] for path in sorted(unneeded)
-                if (self._is_long_gone(removed_ms[path], facts.days) if path in removed_ms
-                    else path not in facts.decided and self._is_orphan(old[path], facts.days))]
+                if (self._is_long_gone(removed_ms[path], kept_ms) if path in removed_ms
+                    else path not in facts.decided and self._is_orphan(old[path], kept_ms))]
 
-    def _is_long_gone(self, removed_ms: int, days: int) -> bool:
-        return removed_ms < self._now_ms - days * DAY_MS
+    def _is_long_gone(self, removed_ms: int, kept_ms: int) -> bool:
+        return removed_ms < self._now_ms - kept_ms
 
-    def _is_orphan(self, found: StoredObject, days: int) -> bool:
+    def _is_orphan(self, found: StoredObject, kept_ms: int) -> bool:
         """Whether nobody who lives can still bring it into the table."""
-        orphan_ms = self._now_ms - max(days, ORPHAN_DAYS_MIN) * DAY_MS
+        orphan_ms = self._now_ms - max(kept_ms, ORPHAN_DAYS_MIN * DAY_MS)
         return found.modified_s * 1000 < min(orphan_ms, self._started_at_ms)
 
     def _read(self) -> _Facts:
@@ -232,7 +234,7 @@ class _Sweep:
         plans = [] if self._replays is None else self._replays.read()
         decided |= {file.path for plan in plans for file in plan.files}
         _, state = self._log.read()
-        asked = removed_retention_days(state)
+        asked = removed_retention_ms(state.configuration)
         if asked is None:
             raise NotOurs("a retention in words we do not know")
-        return _Facts(decided, state, max(self._days_min, asked))
+        return _Facts(decided, state, max(self._days_min * DAY_MS, asked))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -14,23 +14,23 @@ import pyarrow.parquet as pq
 
 from keeper.checkpoint import SCHEMA, LiveFile, NotOurs, TableState
 from keeper.damage import named
+from keeper.log_cleanup import OldFiles, may_clean_up
+from keeper.retention import (
+    DAY_MS, REMOVED_RETENTION_DAYS, log_retention_ms, removed_retention_ms,
+)
 from shared.errors import CommitConflict, TableUnavailable
 from shared.object_store import Store
 from shared.records import DataFile
 from workers.delta_table import CHECKPOINT_INTERVAL, COMMITS_MAX, TableStore
-from workers.log_entry import (
-    appends_only, compaction_entry, entry_path, entry_version, log_folder,
-)
+from workers.log_entry import appends_only, compaction_entry, entry_path, log_folder
 from workers.log_listing import LogFiles, hint_path, look_at_log
-from workers.log_snapshot import apply_entries
+from workers.log_snapshot import apply_entries, read_snapshot
 
-DELETES_MAX = 200
-"""Entries deleted in one go; a turn comes every minute."""
-DAY_MS = 86_400_000
-LOG_RETENTION_DAYS = 30
-"""Delta's default."""
-REMOVED_RETENTION_DAYS = 7
-"""Delta's default for files that a table no longer has: readers of older versions need them."""
+DELETES_MAX = 1000
+"""Files of a log deleted in one go, a request to a store.  More than come anew between two
+checkpoints: VERSIONS_MAX entries, and as many checksums where another writer leaves them."""
+CHUNKS_MAX = 1000
+"""Of a log's listing that are looked at in one go: a million names."""
 REMOVALS_TOLD_DAYS = 2
 """For so much longer than its retention a removed file is told of: until a vacuum came by."""
 ROWS_PER_VERSION = 1000
@@ -40,14 +40,11 @@ VERSIONS_MAX = 400
 COMMIT_ATTEMPTS_MAX = 100
 """Versions that others may take before a compaction's: seconds of commits, at the most frequent."""
 
-_DAYS = re.compile(r"\s*interval\s+(\d{1,5})\s+days?\s*", re.IGNORECASE)
-_CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\.parquet")
-
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What was done: the version of the new checkpoint, None where none was due; how many entries
-    were deleted."""
+    """What was done: the version of the new checkpoint, None where none was due; how many files of
+    the log were deleted."""
 
     checkpoint: int | None = None
     deleted: int = 0
@@ -71,7 +68,7 @@ class TableLog:
             return self._keep()
         except NotOurs:
             # Another writer's features: the library knows more of them, and takes more memory.
-            return Kept(self._tables.checkpoint(self._folder))
+            return self._keep_by_library()
 
     def _keep(self) -> Kept:
         found = look_at_log(self._store, self._folder)
@@ -79,10 +76,24 @@ class TableLog:
         if newest - found.checkpoint < _versions_due(found.hint):
             return Kept()
         state = self._state(found)
-        days = max(removed_retention_days(state) or 0, self._removed_days_min)
-        told_since_ms = self._unix_ms() - (days + REMOVALS_TOLD_DAYS) * DAY_MS
-        self._write(newest, state.checkpoint(told_since_ms))
-        return Kept(newest, self._clean_up(state))
+        self._write(newest, state.checkpoint(self._told_since_ms(state.configuration)))
+        return Kept(newest, self._clean_up(state.configuration))
+
+    def _told_since_ms(self, configuration: Mapping[str, str]) -> int:
+        """Removals since then are told of; -1, which is all of them, where the table says for how
+        long in words that we do not know."""
+        asked = removed_retention_ms(configuration)
+        if asked is None:
+            return -1
+        kept_ms = max(asked, self._removed_days_min * DAY_MS)
+        return self._unix_ms() - kept_ms - REMOVALS_TOLD_DAYS * DAY_MS
+
+    def _keep_by_library(self) -> Kept:
+        version = self._tables.checkpoint(self._folder)
+        _, head = read_snapshot(self._store, self._folder)
+        with named(f"table {self._folder}: its protocol"):
+            may = may_clean_up(head.protocol or {})
+        return Kept(version, self._clean_up(head.configuration) if may else 0)
 
     def read(self) -> tuple[int, TableState]:
         """The newest version and what the log adds up to; raises `NotOurs`."""
@@ -156,30 +167,33 @@ class TableLog:
             {"version": version, "size": rows, "sizeInBytes": len(content),
              "numOfAddFiles": adds}).encode())
 
-    def _clean_up(self, state: TableState) -> int:
-        """Delete the oldest entries below a checkpoint that is itself older than the retention:
-        what is left still adds up to every version from that checkpoint on."""
-        days = log_retention_days(state)
-        if days is None:
+    def _clean_up(self, configuration: Mapping[str, str]) -> int:
+        """Delete the oldest files below a checkpoint that is itself older than the retention; how
+        many."""
+        kept_ms = log_retention_ms(configuration)
+        if kept_ms is None:
             return 0
-        cutoff_s = (self._unix_ms() - days * DAY_MS) / 1000
-        oldest = self._store.oldest(log_folder(self._folder), DELETES_MAX)
-        old = {path.rsplit("/", 1)[-1]: path for path, modified_s in oldest.items()
-               if modified_s <= cutoff_s}
-        covered = max((int(match[1]) for match in map(_CHECKPOINT.fullmatch, old) if match),
-                      default=-1)
-        doomed = [path for name, path in sorted(old.items())
-                  if _is_below(name, covered)]
-        for path in doomed:
-            self._store.delete(path)
+        folder = log_folder(self._folder)
+        old = OldFiles((self._unix_ms() - kept_ms) / 1000, DELETES_MAX)
+        for chunk in islice(self._store.walk(folder), CHUNKS_MAX):
+            for found in chunk:
+                old.take(found.path.removeprefix(folder), found.modified_s)
+            if self._store.lists_in_order and old.is_settled:
+                break
+        doomed = [f"{folder}{name}" for name in old.doomed()]
+        if doomed:
+            for name in old.covering:
+                self._check_opens(f"{folder}{name}")
+            self._store.delete_all(doomed)
         return len(doomed)
 
-
-def _is_below(name: str, version: int) -> bool:
-    """Whether a file of the log is an entry or a checkpoint of an earlier version."""
-    match = _CHECKPOINT.fullmatch(name)
-    found = int(match[1]) if match else entry_version(name)
-    return found is not None and found < version
+    def _check_opens(self, path: str) -> None:
+        """What lies below a torn checkpoint is the only way to the versions behind it."""
+        source = self._store.open(path)
+        if source is None:
+            raise TableUnavailable(f"{self._name(path)} is gone")
+        with named(self._name(path)):
+            pq.ParquetFile(pa.PythonFile(source, "r"))
 
 
 def _versions_due(hint: Mapping[str, Any]) -> int:
@@ -187,23 +201,3 @@ def _versions_due(hint: Mapping[str, Any]) -> int:
     rows = hint.get("size")
     known = rows if isinstance(rows, int) else 0
     return max(CHECKPOINT_INTERVAL, min(known // ROWS_PER_VERSION, VERSIONS_MAX))
-
-
-def log_retention_days(state: TableState) -> int | None:
-    """How long entries are kept; None where the table says never, or what we do not understand."""
-    if state.configuration.get("delta.enableExpiredLogCleanup", "true").lower() != "true":
-        return None
-    return _days(state, "delta.logRetentionDuration", LOG_RETENTION_DAYS)
-
-
-def removed_retention_days(state: TableState) -> int | None:
-    """How long removed files are kept; None where the table says what we do not understand."""
-    return _days(state, "delta.deletedFileRetentionDuration", REMOVED_RETENTION_DAYS)
-
-
-def _days(state: TableState, name: str, default: int) -> int | None:
-    asked = state.configuration.get(name)
-    if asked is None:
-        return default
-    match = _DAYS.fullmatch(asked)
-    return int(match[1]) if match else None

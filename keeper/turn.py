@@ -12,8 +12,9 @@ from keeper.ledger_schema import LEDGER_FILE
 from keeper.lineage import Lineage
 from keeper.lineage_event import Origin
 from keeper.lineage_sink import open_sink
+from keeper.retention import REMOVED_RETENTION_DAYS
 from keeper.table_files import TableFiles
-from keeper.table_log import REMOVED_RETENTION_DAYS, TableLog
+from keeper.table_log import TableLog
 from shared.block import Block
 from shared.clock import SystemClock
 from shared.config import Config, KeeperConfig

@@ -183,23 +183,17 @@ class Store:
             return {meta["path"]: int(meta["size"]) for chunk in chunks for meta in chunk}
         return _named("list", prefix, listing)
 
-    def oldest(self, prefix: str, limit: int) -> dict[str, float]:
-        """Path -> when it was written, in Unix seconds by the store's clock, of the first `limit`
-        objects below a prefix in the order of their names.  S3 answers with one request."""
-        def listing() -> dict[str, float]:
-            chunks = obstore.list(self._store, prefix=prefix, chunk_size=limit)
-            first = next(iter(chunks), []) if self._root is None else [
-                meta for chunk in chunks for meta in chunk]
-            found = {meta["path"]: meta["last_modified"].timestamp() for meta in first}
-            return dict(sorted(found.items())[:limit])
-        return _named("list", prefix, listing)
-
     def folders(self, prefix: str) -> list[str]:
         """The next path segments below a prefix that ends with `/`, in order."""
         def listing() -> list[str]:
             found = obstore.list_with_delimiter(self._store, prefix)["common_prefixes"]
             return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in found)
         return _named("list", prefix, listing)
+
+    @property
+    def lists_in_order(self) -> bool:
+        """Whether a walk meets objects in the order of their names; in a folder it does not."""
+        return self._root is None
 
     def walk(self, prefix: str) -> Iterator[list[StoredObject]]:
         """Every object below a prefix, some at a time."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 import keeper.table_log as module
+from keeper.log_cleanup import may_clean_up
 from keeper.table_log import Kept, TableLog
 from keeper.turn import build_turn
 from shared.block import Block
 from shared.clock import SystemClock
 from shared.errors import TableUnavailable
-from shared.object_store import Store, open_store
+from shared.object_store import Store, StoredObject, open_store
 from shared.records import BRONZE, DataFile
 from tests.fakes.config import make_config
 from tests.rig.readers import DuckdbReader
@@ -465,3 +466,230 @@ def test_a_damaged_table_keeps_no_other_from_its_checkpoint(tmp_path: Path) -> N
     assert len(list(other.glob("*.checkpoint.parquet"))) == 2
     said = json.loads(block.keeper_error.read() or b"")
     assert said["name"] == "TableUnavailable" and "bronze_a" in said["message"]
+
+
+# -- clean-up of any log ------------------------------------------------------------------------
+
+
+def log_names(lake: Lake) -> set[str]:
+    """What lies in the log's folder."""
+    folder = lake.folder / FOLDER / "_delta_log"
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def put_in_log(lake: Lake, *names: str) -> None:
+    """Files of other writers."""
+    for name in names:
+        path = lake.folder / FOLDER / "_delta_log" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"foreign")
+
+
+def aged(lake: Lake, days: float = 31) -> int:
+    """A table with an old checkpoint, whose version is returned, and a new one due."""
+    lake.commit()
+    first = lake.log.keep().checkpoint
+    assert first is not None
+    age(lake, days)
+    lake.commit(CHECKPOINT_INTERVAL)
+    return first
+
+
+def test_a_long_gap_between_two_checkpoints_is_cleaned_up(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many entries lie before the first old checkpoint, all go in the end."""
+    monkeypatch.setattr(module, "DELETES_MAX", 7)
+    first = aged(lake)
+    deleted = 0
+    for _ in range(10):
+        deleted += lake.log.keep().deleted
+        lake.commit(CHECKPOINT_INTERVAL)
+    assert deleted == first
+    assert int(lake.entries()[0].name[:20]) == first
+
+
+def test_what_others_leave_in_a_log_keeps_no_entry_from_being_deleted(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names that nobody deletes may stand before all others."""
+    monkeypatch.setattr(module, "DELETES_MAX", 30)
+    put_in_log(lake, *(f".hidden{number}" for number in range(40)),
+               *(f"0000000000000000000{number}.checkpoint.0b-uuid.json" for number in range(9)))
+    first = aged(lake)
+    assert lake.log.keep().deleted == first
+    assert int(lake.entries()[0].name[:20]) == first
+
+
+def test_companions_of_old_entries_go_with_them(lake: Lake) -> None:
+    """Checksums, compacted entries, and checkpoints in parts; those from the old checkpoint on
+    stay, and so does what no one knows."""
+    below = ["00000000000000000003.crc",
+             "00000000000000000002.00000000000000000005.compacted.json",
+             "00000000000000000004.checkpoint.0000000001.0000000002.parquet",
+             "00000000000000000004.checkpoint.0000000002.0000000002.parquet"]
+    above = ["00000000000000000020.crc", "00000000000000000021.crc",
+             "00000000000000000019.00000000000000000022.compacted.json"]
+    strange = ["00000000000000000003.crc.bak", "3.crc", "notes.txt",
+               "_sidecars/00000000000000000003.json", "backup/00000000000000000003.json"]
+    first = aged(lake)
+    assert first == 20
+    put_in_log(lake, *below, *above, *strange)
+    then = time.time() - 31 * DAY_S
+    for name in (*below, *above, *strange):
+        os.utime(lake.folder / FOLDER / "_delta_log" / name, (then, then))
+    assert lake.log.keep().deleted == first + len(below)
+    assert {*above, *strange} <= log_names(lake)
+    assert not {*below} & log_names(lake)
+
+
+def test_a_copy_in_a_subfolder_neither_goes_nor_saves_the_entry(lake: Lake) -> None:
+    """Only what lies in the log itself is the log; a checkpoint elsewhere covers nothing."""
+    first = aged(lake)
+    copies = {f"backup/{version:020d}.json" for version in range(5)} | {
+        f"backup/{first + 3:020d}.checkpoint.parquet"}
+    put_in_log(lake, *copies)
+    then = time.time() - 31 * DAY_S
+    for path in (lake.folder / FOLDER / "_delta_log" / "backup").iterdir():
+        os.utime(path, (then, then))
+    assert cleaned(lake) == first
+    assert copies <= log_names(lake)
+    assert int(lake.entries()[0].name[:20]) == first
+
+
+def cleaned(lake: Lake) -> int:
+    """What a clean-up alone deletes, without the reading before it."""
+    return lake.log._clean_up({})
+
+
+def test_a_checkpoint_in_parts_covers_when_it_is_whole(lake: Lake) -> None:
+    """Of one with a part missing, nobody could read the versions behind it."""
+    lake.commit(40)
+    put_in_log(lake, "00000000000000000020.checkpoint.0000000002.0000000002.parquet")
+    age(lake, 31)
+    assert cleaned(lake) == 0
+    part = lake.folder / FOLDER / "_delta_log" / (
+        "00000000000000000020.checkpoint.0000000001.0000000002.parquet")
+    lake.tables.checkpoint(FOLDER)
+    whole = next((lake.folder / FOLDER / "_delta_log").glob("*.checkpoint.parquet"))
+    part.write_bytes(whole.read_bytes())
+    part.with_name(part.name.replace("0000000001.", "0000000002.", 1)).write_bytes(
+        whole.read_bytes())
+    whole.unlink()
+    assert cleaned(lake) == 0, "one of its parts is young"
+    age(lake, 31)
+    assert cleaned(lake) == 20
+    assert {path.name for path in part.parent.glob("*.checkpoint*")} == {
+        part.name, part.name.replace("0000000001.", "0000000002.", 1)}
+
+
+def test_a_damaged_checkpoint_covers_nothing(lake: Lake) -> None:
+    """What lies below it is the only way left to the versions behind it."""
+    first = aged(lake)
+    second = lake.log.keep()
+    assert second.deleted == first
+    before = log_names(lake)
+    assert second.checkpoint is not None
+    checkpoint_path(lake, second.checkpoint).write_bytes(b"torn")
+    age(lake, 31)
+    with pytest.raises(TableUnavailable, match=f"{second.checkpoint:020d}.* cannot be read"):
+        cleaned(lake)
+    assert log_names(lake) == before
+
+
+def test_what_a_clean_up_leaves_has_every_version_of_the_retention(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often it is cut short."""
+    monkeypatch.setattr(module, "DELETES_MAX", 3)
+    for _ in range(3):
+        lake.commit(CHECKPOINT_INTERVAL)
+        lake.log.keep()
+    versions = range(lake.table.version + 1)
+    for version in versions:
+        then = time.time() - (31 if version <= 50 else 1) * DAY_S
+        for path in (lake.folder / FOLDER / "_delta_log").glob(f"{version:020d}*"):
+            os.utime(path, (then, then))
+    for _ in range(30):
+        cleaned(lake)
+        for version in range(50, versions[-1] + 1):
+            assert DeltaTable(lake.folder / FOLDER, version=version).version() == version
+    assert int(lake.entries()[0].name[:20]) == 40
+    assert lake.checkpoints() == [40, 60]
+
+
+def test_on_a_store_the_walk_ends_at_the_first_young_entry(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names come in order there: what is behind it is younger still, and may be a month's."""
+    first = aged(lake)
+    walked = []
+    found = [thing for chunk in lake.store.walk(f"{FOLDER}/_delta_log/") for thing in chunk]
+
+    def walk(prefix: str) -> Iterator[list[StoredObject]]:
+        for thing in sorted(found, key=lambda thing: thing.path):
+            walked.append(thing.path)
+            yield [thing]
+    monkeypatch.setattr(lake.store, "walk", walk)
+    monkeypatch.setattr(Store, "lists_in_order", True)
+    assert cleaned(lake) == first
+    assert walked[-1] == entry_path(FOLDER, first + 1)
+
+
+@pytest.mark.parametrize(("properties", "deletes"), [
+    ({"delta.enableChangeDataFeed": "true"}, True),
+    ({"delta.enableChangeDataFeed": "true", "delta.enableExpiredLogCleanup": "false"}, False),
+    ({"delta.enableChangeDataFeed": "true", "delta.logRetentionDuration": "interval 9 weeks"},
+     False)])
+def test_a_table_with_features_is_cleaned_up_as_well(
+    lake: Lake, properties: dict[str, str], *, deletes: bool
+) -> None:
+    """Its entries are as many, and its retention is its own."""
+    lake.commit()
+    DeltaTable(lake.folder / FOLDER).alter.set_table_properties(
+        properties, raise_if_not_exists=False)
+    lake.table.refresh()
+    first = lake.log.keep().checkpoint
+    assert first is not None
+    age(lake, 31)
+    lake.commit(CHECKPOINT_INTERVAL)
+    assert lake.log.keep().deleted == (first if deletes else 0)
+
+
+@pytest.mark.parametrize("feature", [
+    "checkpointProtection", "inCommitTimestamp", "v2Checkpoint", "catalogManaged", "unheard-of"])
+def test_a_feature_with_rules_for_the_log_is_let_be(lake: Lake, feature: str) -> None:
+    """What may be deleted there, another writer knows."""
+    assert may_clean_up({"minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": [],
+                         "writerFeatures": ["changeDataFeed", "appendOnly"]})
+    assert not may_clean_up({"minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": None,
+                             "writerFeatures": ["changeDataFeed", feature]})
+    assert not may_clean_up({"minReaderVersion": 3, "minWriterVersion": 7,
+                             "readerFeatures": [feature], "writerFeatures": []})
+    assert not may_clean_up({"minReaderVersion": 4, "minWriterVersion": 7})
+    assert not may_clean_up({"minReaderVersion": 1, "minWriterVersion": 8})
+    assert may_clean_up({"minReaderVersion": 2, "minWriterVersion": 6})
+
+
+# -- removals that a checkpoint tells of ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(("asked", "days", "is_told"), [
+    ("interval 4 weeks", 29, True), ("interval 4 weeks", 31, False),
+    ("28 DAYS", 29, True), ("interval 672 hours", 31, False),
+    ("interval 2 fortnights", 999, True)])
+def test_a_removal_is_told_of_for_as_long_as_the_table_asks(
+    lake: Lake, asked: str, days: int, *, is_told: bool
+) -> None:
+    """Readers of older versions have the files for so long; in words unknown, for ever."""
+    metadata = json.loads((lake.folder / entry_path(FOLDER, 0)).read_text().splitlines()[2])
+    metadata["metaData"]["configuration"]["delta.deletedFileRetentionDuration"] = asked
+    add_entry(lake, metadata)
+    removed_ms = int((time.time() - days * DAY_S) * 1000)
+    add_entry(lake, {"remove": {"path": "f", "deletionTimestamp": removed_ms, "dataChange": True}})
+    for _ in range(2):
+        lake.commit()
+        version = lake.log.keep().checkpoint
+        assert version is not None
+        removes = pq.read_table(checkpoint_path(lake, version))["remove"].to_pylist()
+        assert any(remove is not None for remove in removes) is is_told

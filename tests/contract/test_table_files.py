@@ -440,6 +440,26 @@ def test_a_checkpoint_after_a_compaction_says_the_same(lake: Lake) -> None:
     assert checkpoint["remove"].null_count == len(checkpoint) - 25
 
 
+def test_on_a_store_a_log_is_cleaned_up_in_one_request(
+    any_lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder and a store agree on what is old."""
+    any_lake.fill(20)
+    assert any_lake.log.keep().checkpoint == 20
+    age(any_lake, 31)
+    any_lake.fill(20)
+    before = any_lake.rows()
+    monkeypatch.setattr(any_lake.store, "delete", None)
+    kept = any_lake.log.keep()
+    assert (kept.checkpoint, kept.deleted) == (40, 41)
+    assert sorted(any_lake.store.sizes(f"{FOLDER}/_delta_log/")) == [
+        f"{FOLDER}/_delta_log/{40:020d}.checkpoint.parquet", entry_path(FOLDER, 40),
+        f"{FOLDER}/_delta_log/_last_checkpoint"]
+    assert any_lake.rows() == before
+    any_lake.fill(1)
+    assert len(any_lake.rows()) == len(before) + 10
+
+
 # -- vacuum -------------------------------------------------------------------------------------
 
 
@@ -680,3 +700,21 @@ def test_a_checkpoint_of_another_form_stops_no_turn(lake: Lake) -> None:
         rows, table.schema.set(index, pa.field("add", add))), path)
     assert lake.compact() == Compacted()
     assert lake.vacuum() == Vacuumed()
+
+
+@pytest.mark.parametrize(("asked", "days", "is_gone"), [
+    ("interval 4 weeks", 27, False), ("interval 4 weeks", 29, True),
+    ("interval 10 days 12 hours", 10.4, False), ("interval 10 days 12 hours", 10.6, True)])
+def test_a_retention_in_weeks_and_hours_is_kept_to(
+    lake: Lake, asked: str, days: float, *, is_gone: bool
+) -> None:
+    """As Delta has it, in one unit or several."""
+    metadata = json.loads(
+        (Path(lake.uri) / "_delta_log" / f"{0:020d}.json").read_text().splitlines()[2])
+    metadata["metaData"]["configuration"]["delta.deletedFileRetentionDuration"] = asked
+    (Path(lake.uri) / "_delta_log" / f"{1:020d}.json").write_text(json.dumps(metadata))
+    lake.table.refresh()
+    lake.fill(3)
+    lake.compact()
+    age(lake, days)
+    assert (lake.vacuum(started_s=0).files == 3) is is_gone

@@ -362,6 +362,6 @@ MUTANTS = (
         "min(orphan_ms, self._started_at_ms)", "orphan_ms", (TABLE_FILES,)),
     Mutant(
         "a vacuum takes a removed file at once", "keeper/table_files.py",
-        "        return removed_ms < self._now_ms - days * DAY_MS\n", "        return True\n",
+        "        return removed_ms < self._now_ms - kept_ms\n", "        return True\n",
         (TABLE_FILES,)),
 )
