@@ -152,7 +152,8 @@ class Block:
         return self._words[layout.KEEPER_OFFSET // layout.WORD_BYTES + word]
 
     def set_keeper(self, word: Keeper, value: int) -> None:
-        """Write a word of the keeper's; its child's alone."""
+        """Write a word of the keeper's; its child's alone, and the supervisor's when that is
+        gone."""
         self._words[layout.KEEPER_OFFSET // layout.WORD_BYTES + word] = value & _WORD_MAX
 
     def phase(self) -> tuple[int, Phase]:

@@ -10,7 +10,8 @@ is written before the word that announces it (a manifest before its vote).
 *Header* and *order* words are written by the supervisor, *report* words and histograms by the
 topic's worker; so are its two longer fields, `error` (the worker's last error) and `manifest`; the
 supervisor has an error field of its own per topic (`verdict`), for what a dead worker cannot say.
-*Keeper* words and the keeper's `error` are written by its child, of which there is one at a time.
+*Keeper* words and the keeper's `error` are written by its child, of which there is one at a time,
+and by the supervisor for one that is dead.
 """
 
 from __future__ import annotations

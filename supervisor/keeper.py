@@ -13,12 +13,13 @@ import multiprocess
 
 from keeper import entry
 from shared.block import Block
-from shared.clock import SystemClock
+from shared.clock import SystemClock, rfc3339
 from shared.config import Config
 from shared.layout import Header
 from shared.layout import Keeper as Word
 from shared.logs import log_event
 from shared.memory import KEEPER_BYTES
+from shared.trouble import Trouble, encode
 from supervisor.fleet import Child, log_refused, start
 from supervisor.respawn import describe
 from workers.loan import Loan, Terms
@@ -43,6 +44,7 @@ class Keeper:
         terms = Terms(0, limits.loan_budget_bytes)
         self._loan = Loan(of_keeper(block), len(config.topics), terms)
         self._child: Child | None = None
+        self._said_before: bytes | None = None
         now = clock.monotonic()
         self._due_at, self._anyway_at = now + self._interval_s, now + ANYWAY_S
 
@@ -90,20 +92,35 @@ class Keeper:
             self._block.add(Header.KEEPER_FAILURES)
             log_refused("keeper_not_started", error)
             return
+        self._said_before = self._block.keeper_error.read()
         self._block.add(Header.KEEPER_TURNS)
 
     def _watch(self, child: Child, now: float) -> None:
         is_late = now - child.born_at >= TURN_MAX_S
         if not child.is_over and not is_late:
             return
+        how = f"it took longer than {TURN_MAX_S:.0f} seconds" if not child.is_over else ""
         code = child.make_certain()
         self._child = None
         self._loan.hold(0)
         if code:
+            how = how or describe(code)
             self._block.add(Header.KEEPER_FAILURES)
-            log_event(logger, logging.WARNING, "keeper_failed", how=describe(code),
+            self._tell_death(how)
+            log_event(logger, logging.WARNING, "keeper_failed", how=how,
                       took_s=round(now - child.born_at, 1),
                       what_to_do="None: the next turn goes on; see the keeper's own lines.")
+
+    def _tell_death(self, how: str) -> None:
+        """Say in the place of a dead one what it did not say itself; nobody else writes there
+        now."""
+        said = self._block.keeper_error.read()
+        if said is not None and said != self._said_before:
+            return
+        self._block.keeper_error.write(encode(Trouble(
+            rfc3339(self._clock.unix_ms()), "KeeperDied", f"the keeper's turn ended: {how}",
+            "None: the next turn goes on; if it repeats, see keeper_crashed in the log.")))
+        self._block.set_keeper(Word.ERROR_ACTIVE, 1)
 
     def stop(self) -> None:
         """End it where it is: what it had not committed is done again by the next one."""

@@ -185,6 +185,35 @@ def test_a_turn_that_does_not_end_is_killed(rig: Rig) -> None:
     assert rig.block.get(Header.KEEPER_BORROWED) == 0
 
 
+@pytest.mark.parametrize(("code", "how"), [
+    (1, "failed"), (-11, "killed by signal 11"), (None, "it took longer than 120 seconds")])
+def test_a_turn_that_dies_without_a_word_is_told_in_its_place(
+    rig: Rig, code: int | None, how: str
+) -> None:
+    """Whatever it said at an earlier turn: else /health would show nothing, or something old."""
+    rig.block.keeper_error.write(b'{"at": "", "name": "Old", "message": "", "what_to_do": ""}')
+    rig.turn(INTERVAL_S)
+    FakeChild.born[0].code = code
+    rig.turn(TURN_MAX_S)
+    found = json.loads(rig.block.keeper_error.read() or b"")
+    assert found["name"] == "KeeperDied"
+    assert how in found["message"]
+    assert rig.block.keeper(Word.ERROR_ACTIVE) == 1
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_what_a_turn_said_itself_stays(rig: Rig, code: int) -> None:
+    """It knows more than its exit code tells; a good one leaves nothing behind."""
+    rig.turn(INTERVAL_S)
+    if code:
+        rig.block.keeper_error.write(b'{"name": "TableUnavailable"}')
+    FakeChild.born[0].code = code
+    rig.turn(1)
+    said = rig.block.keeper_error.read()
+    assert said == (b'{"name": "TableUnavailable"}' if code else None)
+    assert rig.block.keeper(Word.ERROR_ACTIVE) == 0
+
+
 @pytest.mark.parametrize("refusal", [OSError(11, "no process"), EOFError()])
 def test_a_refused_process_is_tried_again_and_holds_nothing(rig: Rig, refusal: Exception) -> None:
     """The host is short of processes: ingestion needs them more."""

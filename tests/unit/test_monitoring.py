@@ -36,7 +36,7 @@ OF_PROMETHEUS = {"up": SCRAPED}
 SELECTOR = re.compile(r"([a-z_:][\w:]*)\s*(?:\{([^}]*)\})?")
 MATCHER = re.compile(r'(\w+)\s*(=~|!=|!~|=)\s*"([^"]*)"')
 GROUPING = re.compile(r"\b(?:by|without|on|ignoring|group_left)\s*\(([^)]*)\)")
-RANGE = re.compile(r"\[[^]]*\]")
+RANGE = re.compile(r"\[[^]]*\]|\boffset \w+")
 FUNCTION = re.compile(r"[a-z_]\w*\s*\(")
 WORDS = {"unless", "and", "or", "bool", "offset"}
 
