@@ -1,4 +1,4 @@
-"""What reading a damaged or odd file of a table's log raises, made one error with a name.  Pure."""
+"""What reading a damaged or odd file of a table raises, made one error with a name.  Pure."""
 
 from __future__ import annotations
 

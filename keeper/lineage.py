@@ -19,6 +19,7 @@ from urllib.parse import unquote
 import msgspec
 import pyarrow.parquet as pq
 
+from keeper.damage import named
 from keeper.lineage_event import Origin, encode, event
 from keeper.lineage_sink import Sink
 from shared.errors import LineageGap
@@ -112,38 +113,45 @@ class Lineage:
         and clocks of several instances may differ around midnight."""
         def number(row: dict[str, Any]) -> int:
             return int(row["record"])
-        rows = heapq.merge(*map(self._rows, entry.paths), key=number)
-        for record, group in groupby(rows, key=number):
-            if record >= self.next_record:
-                yield record, encode(event(list(group), self._origin))
+        with named(f"table {LEDGER}: a row of record {self.next_record} or behind"):
+            rows = heapq.merge(*map(self._rows, entry.paths), key=number)
+            for record, group in groupby(rows, key=number):
+                if record >= self.next_record:
+                    yield record, encode(event(list(group), self._origin))
 
     def _rows(self, path: str) -> Iterator[dict[str, Any]]:
         content = self._store.get(f"{LEDGER}/{path}")
         if content is None:
             raise LineageGap(f"events from record {self.next_record} on: the ledger's file {path} "
                              "is gone")
-        for batch in pq.ParquetFile(io.BytesIO(content)).iter_batches(ROWS_AT_ONCE):
-            yield from batch.to_pylist()
+        with named(f"table {LEDGER}: file {path}"):
+            for batch in pq.ParquetFile(io.BytesIO(content)).iter_batches(ROWS_AT_ONCE):
+                yield from batch.to_pylist()
 
     def _entry(self, version: int) -> _Entry:
         content = self._store.get(entry_path(LEDGER, version))
         if content is None:
             raise LineageGap(f"events from record {self.next_record} on: version {version} is no "
                              "longer in the ledger's log")
-        paths, next_record = [], 0
-        for line in content.splitlines():
-            action = json.loads(line)
-            add, txn = action.get("add"), action.get("txn")
-            # What compaction adds holds no new row.
-            if isinstance(add, dict) and add.get("dataChange", True):
-                paths.append(unquote(str(add["path"])))
-            if isinstance(txn, dict) and txn.get("appId") == LEDGER_APP_ID:
-                next_record = int(txn["version"])
-        return _Entry(paths, next_record)
+        with named(f"table {LEDGER}: entry {version}"):
+            return _read_entry(content)
 
     def _keep(self, position: Position | None) -> None:
         self._store.put(LINEAGE_POSITION, msgspec.json.encode(position))
         self._position = position
+
+
+def _read_entry(content: bytes) -> _Entry:
+    paths, next_record = [], 0
+    for line in content.splitlines():
+        action = json.loads(line)
+        add, txn = action.get("add"), action.get("txn")
+        # What compaction adds holds no new row.
+        if isinstance(add, dict) and add.get("dataChange", True):
+            paths.append(unquote(str(add["path"])))
+        if isinstance(txn, dict) and txn.get("appId") == LEDGER_APP_ID:
+            next_record = int(txn["version"])
+    return _Entry(paths, next_record)
 
 
 def _decode(found: bytes) -> Position:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -13,6 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
 from referencing import Registry, Resource
@@ -24,7 +27,7 @@ from keeper.lineage import Lineage
 from keeper.lineage_event import Origin, encode, event, run_id
 from keeper.lineage_sink import FileSink, HttpSink, open_sink
 from shared.config import ConfigError, LineageConfig, Secret
-from shared.errors import LineageGap, LineageUnavailable
+from shared.errors import LineageGap, LineageUnavailable, TableUnavailable
 from shared.naming import LEDGER, LINEAGE_POSITION, record_path
 from shared.object_store import Store, open_store
 from shared.record_log import RecordLog
@@ -380,6 +383,41 @@ def test_what_can_no_longer_be_told_is_named(lake: Lake, gone: str) -> None:
     else:
         lake.store.put(LINEAGE_POSITION, b"{}")
     with pytest.raises(LineageGap):
+        lake.turn()
+    assert lake.sink.taken == []
+
+
+@pytest.mark.parametrize("content", [
+    b"{", b"5", b'{"add": {"size": 1}}', b'{"txn": {"appId": "bronze/cycles"}}'])
+def test_a_damaged_entry_of_the_ledger_is_named(lake: Lake, content: bytes) -> None:
+    """The keeper's turn ends with an error that says where to look, and is no crash."""
+    lake.enter(2)
+    newest = lake.tables.newest(LEDGER)
+    assert newest is not None
+    lake.store.put(entry_path(LEDGER, newest.version), content)
+    lineage = lake.lineage()
+    lineage.begin()
+    with pytest.raises(TableUnavailable, match=f"entry {newest.version} cannot be read"):
+        lineage._send_through(newest.version, lambda: True)
+    assert lake.sink.taken == []
+
+
+@pytest.mark.parametrize("damage", ["torn", "row"])
+def test_a_damaged_file_of_the_ledger_is_named(lake: Lake, damage: str) -> None:
+    """The same; a row without a record's number is another writer's."""
+    lake.enter(2)
+    (path,) = [path for path in lake.store.list_after(f"{LEDGER}/") if "parquet" in path]
+    content = lake.store.get(path) or b""
+    if damage == "row":
+        table = pq.read_table(io.BytesIO(content))
+        index = table.schema.get_field_index("record")
+        sink = io.BytesIO()
+        pq.write_table(table.set_column(index, "record", pa.nulls(len(table), pa.int64())), sink)
+        content = sink.getvalue()
+    else:
+        content = content[:len(content) // 2]
+    lake.store.put(path, content)
+    with pytest.raises(TableUnavailable, match=f"table {LEDGER}: .* cannot be read"):
         lake.turn()
     assert lake.sink.taken == []
 
