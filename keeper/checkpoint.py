@@ -9,7 +9,6 @@ mean something that is lost here.
 from __future__ import annotations
 
 import heapq
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from keeper.damage import named
+from workers.log_entry import actions_of
 from workers.log_head import KINDS, LogHead
 from workers.schemas import PARTITION_COLUMN
 
@@ -105,11 +105,10 @@ class TableState:
         """Apply the next entry of the log.  Raises `NotOurs`, and ValueError, KeyError, TypeError
         or AttributeError for damage."""
         found: dict[str, list[Mapping[str, Any]]] = {}
-        for line in entry.splitlines():
-            for name, action in json.loads(line).items():
-                if name not in _IGNORED:
-                    self._apply(name, action)
-                    found.setdefault(name, []).append(action)
+        for name, action in actions_of(entry):
+            if name not in _IGNORED:
+                self._apply(name, action)
+                found.setdefault(name, []).append(action)
         for name, actions in found.items():
             _check(name, actions)
 

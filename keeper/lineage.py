@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import heapq
 import io
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -26,7 +25,7 @@ from shared.errors import LineageGap
 from shared.naming import LEDGER, LEDGER_APP_ID, LINEAGE_POSITION
 from shared.object_store import ObjectStore
 from workers.delta_table import TableStore
-from workers.log_entry import entry_path
+from workers.log_entry import actions_of, entry_path
 
 EVENTS_MAX = 500
 """In one turn; the rest is the next one's."""
@@ -143,14 +142,12 @@ class Lineage:
 
 def _read_entry(content: bytes) -> _Entry:
     paths, next_record = [], 0
-    for line in content.splitlines():
-        action = json.loads(line)
-        add, txn = action.get("add"), action.get("txn")
+    for kind, action in actions_of(content):
         # What compaction adds holds no new row.
-        if isinstance(add, dict) and add.get("dataChange", True):
-            paths.append(unquote(str(add["path"])))
-        if isinstance(txn, dict) and txn.get("appId") == LEDGER_APP_ID:
-            next_record = int(txn["version"])
+        if kind == "add" and action.get("dataChange", True):
+            paths.append(unquote(str(action["path"])))
+        elif kind == "txn" and action.get("appId") == LEDGER_APP_ID:
+            next_record = int(action["version"])
     return _Entry(paths, next_record)
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from workers.log_entry import entry_version
+from workers.log_entry import VERSION_MAX, entry_version
 
 _CHECKPOINT = re.compile(r"([0-9]{20})\.checkpoint(?:\.([0-9]{10})\.([0-9]{10}))?\.parquet")
 _CHECKSUM = re.compile(r"([0-9]{20})\.crc")
@@ -93,5 +93,5 @@ def _last_version(name: str) -> int | None:
     for form in (_CHECKPOINT, _CHECKSUM, _COMPACTED):
         match = form.fullmatch(name)
         if match is not None:
-            return int(match[1])
+            return int(match[1]) if int(match[1]) <= VERSION_MAX else None
     return entry_version(name)

@@ -21,6 +21,8 @@ LEDGER = "tests/unit/test_ledger.py"
 SNAPSHOT = "tests/contract/test_log_snapshot.py"
 DELTA_TABLE = "tests/contract/test_delta_table.py"
 TABLE_FILES = "tests/contract/test_table_files.py"
+CHECKPOINT = "tests/contract/test_checkpoint.py"
+CLEAN_UP = "tests/unit/test_log_cleanup.py"
 KEEPER = "tests/unit/test_keeper.py"
 
 
@@ -347,6 +349,21 @@ MUTANTS = (
         "a compaction lands behind whatever was committed meanwhile", "keeper/table_log.py",
         "            if taken is None or not appends_only(taken):\n", "            if taken is None:\n",
         (TABLE_FILES,)),
+    Mutant(
+        "a compaction begins a log where the table is gone", "keeper/table_log.py",
+        "        self._check_is_there(version)\n", "", (TABLE_FILES,)),
+    Mutant(
+        "a young checkpoint lets old entries go", "keeper/log_cleanup.py",
+        "        if modified_s > self._cutoff_s:\n", "        if False:\n", (CLEAN_UP,)),
+    Mutant(
+        "entries go below a checkpoint of which a part is missing", "keeper/log_cleanup.py",
+        "        if len(parts) == part_count:\n", "        if parts:\n", (CLEAN_UP,)),
+    Mutant(
+        "entries go where a feature has rules of its own for them", "keeper/log_cleanup.py",
+        " and listed <= _ABOUT_ROWS)", ")", (CHECKPOINT,)),
+    Mutant(
+        "removed files are forgotten whose retention is not understood", "keeper/table_log.py",
+        "            return -1\n", "            return self._unix_ms()\n", (CHECKPOINT,)),
     Mutant(
         "a day is compacted before it is over", "keeper/compaction.py",
         " - CLOSED_AFTER).date()", " + timedelta(days=1)).date()", (TABLE_FILES,)),

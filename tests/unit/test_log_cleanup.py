@@ -55,6 +55,7 @@ def test_what_goes_is_the_same_in_every_order() -> None:
     ({entry(1): 1, checkpoint(2).replace("parquet", "0a-b.parquet"): 1}, []),
     ({entry(1): 1, f"{2:020d}.checkpoint.0000000000.0000000000.parquet": 1}, []),
     ({entry(1): 1, f"copy/{checkpoint(2)}": 1}, []),
+    ({entry(1): 1, "20260131120000000000.checkpoint.parquet": 1}, []),
     ({f"copy/{entry(1)}": 1, checkpoint(2): 1}, []),
     ({f"{1:020d}.{2:020d}.compacted.json": 1, checkpoint(2): 1}, []),
     ({f"{0:020d}.{1:020d}.compacted.json": 1, checkpoint(2): 1},
