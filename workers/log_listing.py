@@ -10,7 +10,9 @@ from typing import Any
 
 from shared.errors import TableUnavailable
 from shared.object_store import ObjectStore
-from workers.log_entry import entry_path, entry_version, log_folder, whole_number
+from workers.log_entry import (
+    VERSION_MAX, entry_path, entry_version, log_folder, whole_number,
+)
 
 _CHECKPOINT = re.compile(
     r"(\d{20})\.checkpoint(?:\.(\d{10})\.(\d{10}))?\.parquet", re.ASCII)
@@ -77,7 +79,7 @@ def log_files(pages: Iterable[list[str]], hint: Mapping[str, Any]) -> LogFiles:
         entries.update(version for version in map(entry_version, page) if version is not None)
         for path in page:
             match = _CHECKPOINT.fullmatch(path.rsplit("/", 1)[-1])
-            if match is not None:
+            if match is not None and int(match[1]) <= VERSION_MAX:
                 # 0 parts: it is one file, and its name does not say so.
                 checkpoints.setdefault((int(match[1]), int(match[3] or 0)), []).append(path)
         last = max((key for key, files in checkpoints.items() if len(files) == max(1, key[1])),

@@ -172,6 +172,7 @@ def test_what_else_lies_in_a_log_is_passed_over(tmp_path: Path) -> None:
         shutil.move(log.parent / "aside", log / name)
     (log / "backup" / f"{50:020d}.json").write_text("{}")
     (log / "20260714120000123456.json").write_text("{}")
+    (log / "20260714120000123456.checkpoint.parquet").write_bytes(b"")
     (log / f"{60:020d}").write_text("{}")
     (log / f"{60:020d}.json.tmp").write_text("{}")
     assert_same(tmp_path)
