@@ -401,7 +401,7 @@ def _apart(world: World) -> Iterator[None]:
                            0.0 if schedule.reads_on else workers.worker.FLUSH_WAIT_S),
               patch.object(file_twin, "numbers", itertools.count()),
               patch.object(workers.assembly, "open_store", lambda lake: world.store),
-              patch.object(workers.assembly, "DeltaStore", lambda uri, options, store: world.tables),
+              patch.object(workers.assembly, "DeltaStore", lambda *parts: world.tables),
               patch.object(shared.record_log, "RECORDS_KEPT_MIN", schedule.records_kept),
               patch.object(supervisor.coordinator, "TRIM_INTERVAL_S", schedule.trim_interval_s),
               patch.object(supervisor.coordinator, "WATCH_INTERVAL_S", schedule.watch_interval_s)):
