@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from keeper.damage import named
+from workers.damage import named
 from workers.log_entry import actions_of
 from workers.log_head import KINDS, LogHead
 from workers.schemas import PARTITION_COLUMN

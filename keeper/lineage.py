@@ -18,12 +18,12 @@ from urllib.parse import unquote
 import msgspec
 import pyarrow.parquet as pq
 
-from keeper.damage import named
 from keeper.lineage_event import Origin, encode, event
 from keeper.lineage_sink import Sink
 from shared.errors import LineageGap
 from shared.naming import LEDGER, LEDGER_APP_ID, LINEAGE_POSITION
 from shared.object_store import ObjectStore
+from workers.damage import named
 from workers.delta_table import TableStore
 from workers.log_entry import actions_of, entry_path
 

@@ -11,9 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from workers.log_entry import VERSION_MAX, entry_version
+from workers.log_entry import VERSION_MAX, checkpoint_part, entry_version
 
-_CHECKPOINT = re.compile(r"([0-9]{20})\.checkpoint(?:\.([0-9]{10})\.([0-9]{10}))?\.parquet")
 _CHECKSUM = re.compile(r"([0-9]{20})\.crc")
 _COMPACTED = re.compile(r"[0-9]{20}\.([0-9]{20})\.compacted\.json")
 
@@ -63,9 +62,10 @@ class OldFiles:
         self._lowest.append((version, name))
         if len(self._lowest) >= 2 * self._count_max:
             self._lowest = sorted(self._lowest)[:self._count_max]
-        checkpoint = _CHECKPOINT.fullmatch(name)
+        checkpoint = checkpoint_part(name)
         if checkpoint is not None and version > self._covered:
-            self._cover(version, name, int(checkpoint[2] or 1), int(checkpoint[3] or 1))
+            _, part, parts = checkpoint
+            self._cover(version, name, part, parts or 1)
 
     def _cover(self, version: int, name: str, part: int, part_count: int) -> None:
         if not 1 <= part <= part_count:
@@ -90,7 +90,10 @@ class OldFiles:
 
 def _last_version(name: str) -> int | None:
     """The last version that a file of the log tells of; None where it is not ours to judge."""
-    for form in (_CHECKPOINT, _CHECKSUM, _COMPACTED):
+    checkpoint = checkpoint_part(name)
+    if checkpoint is not None:
+        return checkpoint[0]
+    for form in (_CHECKSUM, _COMPACTED):
         match = form.fullmatch(name)
         if match is not None:
             return int(match[1]) if int(match[1]) <= VERSION_MAX else None

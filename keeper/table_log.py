@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from keeper.checkpoint import SCHEMA, LiveFile, NotOurs, TableState
-from keeper.damage import named
 from keeper.log_cleanup import OldFiles, may_clean_up
 from keeper.retention import (
     DAY_MS, REMOVED_RETENTION_DAYS, log_retention_ms, removed_retention_ms,
@@ -21,6 +20,7 @@ from keeper.retention import (
 from shared.errors import CommitConflict, TableUnavailable
 from shared.object_store import Store
 from shared.records import DataFile
+from workers.damage import named
 from workers.delta_table import CHECKPOINT_INTERVAL, COMMITS_MAX, TableStore
 from workers.log_entry import appends_only, compaction_entry, entry_path, log_folder
 from workers.log_listing import LogFiles, hint_path, look_at_log

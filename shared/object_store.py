@@ -171,17 +171,19 @@ class Store:
 
     def pages_after(self, prefix: str, after: str = "") -> Iterator[list[str]]:
         """See `ObjectStore`."""
-        pages = iter(_named("list", prefix, lambda: obstore.list(
+        for chunk in self._chunks(prefix, after):
+            yield [meta["path"] for meta in chunk]
+
+    def _chunks(self, prefix: str, after: str = "") -> Iterator[Any]:
+        chunks = iter(_named("list", prefix, lambda: obstore.list(
             self._store, prefix=prefix, offset=after or None, chunk_size=LIST_CHUNK)))
-        while page := _named("list", prefix, lambda: next(pages, None)):
-            yield [meta["path"] for meta in page]
+        while chunk := _named("list", prefix, lambda: next(chunks, None)):
+            yield chunk
 
     def sizes(self, prefix: str) -> dict[str, int]:
         """Path -> bytes of every object below a prefix."""
-        def listing() -> dict[str, int]:
-            chunks = obstore.list(self._store, prefix=prefix, chunk_size=LIST_CHUNK)
-            return {meta["path"]: int(meta["size"]) for chunk in chunks for meta in chunk}
-        return _named("list", prefix, listing)
+        return {meta["path"]: int(meta["size"])
+                for chunk in self._chunks(prefix) for meta in chunk}
 
     def folders(self, prefix: str) -> list[str]:
         """The next path segments below a prefix that ends with `/`, in order."""
@@ -197,9 +199,7 @@ class Store:
 
     def walk(self, prefix: str) -> Iterator[list[StoredObject]]:
         """Every object below a prefix, some at a time."""
-        chunks = iter(_named("list", prefix, lambda: obstore.list(
-            self._store, prefix=prefix, chunk_size=LIST_CHUNK)))
-        while chunk := _named("list", prefix, lambda: next(chunks, None)):
+        for chunk in self._chunks(prefix):
             yield [StoredObject(meta["path"], int(meta["size"]), meta["last_modified"].timestamp())
                    for meta in chunk]
 

@@ -22,6 +22,8 @@ VERSION_MAX = 2**63 - 1
 """Delta's versions are signed 64-bit numbers: a longer one in a name is something else, a date."""
 
 _ENTRY = re.compile(r"(\d{20})\.json", re.ASCII)
+_CHECKPOINT = re.compile(
+    r"(\d{20})\.checkpoint(?:\.(\d{10})\.(\d{10}))?\.parquet", re.ASCII)
 _FEATURES_OF_VERSION = {
     1: (), 2: ("appendOnly", "invariants"), 3: ("appendOnly", "invariants", "checkConstraints"),
     4: ("appendOnly", "invariants", "checkConstraints", "changeDataFeed", "generatedColumns"),
@@ -69,6 +71,15 @@ def entry_version(path: str) -> int | None:
     match = _ENTRY.fullmatch(path.rsplit("/", 1)[-1])
     version = int(match[1]) if match else VERSION_MAX + 1
     return version if version <= VERSION_MAX else None
+
+
+def checkpoint_part(path: str) -> tuple[int, int, int] | None:
+    """(version, part, parts) in the path of a checkpoint's file, (version, 1, 0) where it is one
+    file whose name has no parts; None for whatever else lies there."""
+    match = _CHECKPOINT.fullmatch(path.rsplit("/", 1)[-1])
+    if match is None or int(match[1]) > VERSION_MAX:
+        return None
+    return int(match[1]), int(match[2] or 1), int(match[3] or 0)
 
 
 def actions_of(entry: bytes) -> Iterator[tuple[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +10,8 @@ from typing import Any
 from shared.errors import TableUnavailable
 from shared.object_store import ObjectStore
 from workers.log_entry import (
-    VERSION_MAX, entry_path, entry_version, log_folder, whole_number,
+    checkpoint_part, entry_path, entry_version, log_folder, whole_number,
 )
-
-_CHECKPOINT = re.compile(
-    r"(\d{20})\.checkpoint(?:\.(\d{10})\.(\d{10}))?\.parquet", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +74,10 @@ def log_files(pages: Iterable[list[str]], hint: Mapping[str, Any]) -> LogFiles:
     for page in pages:
         entries.update(version for version in map(entry_version, page) if version is not None)
         for path in page:
-            match = _CHECKPOINT.fullmatch(path.rsplit("/", 1)[-1])
-            if match is not None and int(match[1]) <= VERSION_MAX:
-                # 0 parts: it is one file, and its name does not say so.
-                checkpoints.setdefault((int(match[1]), int(match[3] or 0)), []).append(path)
+            found = checkpoint_part(path)
+            if found is not None:
+                version, _, parts_named = found
+                checkpoints.setdefault((version, parts_named), []).append(path)
         last = max((key for key, files in checkpoints.items() if len(files) == max(1, key[1])),
                    default=last)
         entries = {version for version in entries if version >= last[0]}

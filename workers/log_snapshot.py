@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from shared.errors import TableUnavailable, TableVanished
 from shared.object_store import ObjectStore
+from workers.damage import named
 from workers.log_entry import entry_path
 from workers.log_head import KINDS, LogHead
 from workers.log_listing import LogFiles, look_at_log
@@ -22,8 +23,6 @@ REQUESTS_AT_ONCE = 4
 """Eight workers open their tables at the same time; a request to a distant store takes 30 ms."""
 ENTRIES_AT_ONCE = 64
 """In memory, before they are taken in."""
-_DAMAGE = (ValueError, KeyError, TypeError, AttributeError)
-"""What comes of reading an action of another form."""
 
 
 def read_snapshot(
@@ -60,23 +59,19 @@ def apply_entries(
     if missing is not None:
         raise TableUnavailable(f"table {folder}: entry {missing} is missing from its log")
     for version, entry in _entries(store, folder, wanted, beat):
-        try:
+        with named(f"table {folder}: entry {version}"):
             apply(entry)
-        except _DAMAGE as error:
-            raise TableUnavailable(f"table {folder}: entry {version} cannot be read") from error
 
 
 def _read_checkpoint(store: ObjectStore, folder: str, path: str, head: LogHead) -> None:
     source = store.open(path)
     if source is None:
         raise TableUnavailable(f"table {folder}: checkpoint {path} is gone")
-    try:
+    with named(f"table {folder}: checkpoint {path}"):
         file = pq.ParquetFile(pa.PythonFile(source, "r"))
         for kind in KINDS:
             for action in _actions(file, kind):
                 head.apply(kind, action)
-    except (pa.ArrowException, OSError, *_DAMAGE) as error:
-        raise TableUnavailable(f"table {folder}: checkpoint {path} cannot be read") from error
 
 
 def _actions(file: pq.ParquetFile, kind: str) -> Iterator[dict]:

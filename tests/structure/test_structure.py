@@ -52,7 +52,7 @@ PURE = (
     "workers/appetite.py", "workers/read_through.py", "workers/log_entry.py",
     "workers/log_head.py",
     "keeper/ledger_rows.py", "keeper/ledger_schema.py", "keeper/checkpoint.py",
-    "keeper/damage.py", "keeper/log_cleanup.py", "keeper/retention.py",
+    "workers/damage.py", "keeper/log_cleanup.py", "keeper/retention.py",
     "supervisor/respawn.py", "healthcheck/verdict.py",
     "healthcheck/history.py", "healthcheck/status.py", "healthcheck/figures.py",
     "healthcheck/drawing.py",
